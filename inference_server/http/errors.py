@@ -33,8 +33,7 @@ from inference_server.errors import (
     field_path,
 )
 from inference_server.http.media_types import JSON, media_type
-from inference_server.wire.schemas import ErrorBody, ErrorResponse
-from inference_server.wire.streams import STATUS_OF_TYPE, ErrorType
+from inference_server.wire.errors import STATUS_OF_TYPE, ErrorBody, ErrorResponse, ErrorType
 
 # Validation errors that only say that a value has the type of another branch of its union.
 _WRONG_BRANCH = frozenset({"string_type", "model_type", "model_attributes_type"})

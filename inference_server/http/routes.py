@@ -30,7 +30,8 @@ from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.adapters.infos import AdapterInfo, AdapterList
 from inference_server.wire.adapters.references import NUM_VERSIONS
-from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ErrorResponse, ServerStatus
+from inference_server.wire.errors import ErrorResponse
+from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ServerStatus
 from inference_server.wire.streams import NDJSON
 from regime_w import build_all_arms
 

@@ -23,7 +23,7 @@ from inference_server.arms.totals import newest, total
 from inference_server.errors import RequestError
 from inference_server.http.disconnects import disconnected
 from inference_server.http.errors import error_body
-from inference_server.wire.schemas import ErrorResponse
+from inference_server.wire.errors import ErrorResponse
 from inference_server.wire.streams import NDJSON, StreamedCompletion, StreamEnd
 
 # Time to send the line that says that the deadline has passed.

@@ -15,7 +15,7 @@ from typing import Self
 import structlog
 
 from inference_server.vllm.phases import FIRST_PHASE
-from inference_server.wire.streams import STATUS_OF_TYPE, ErrorType
+from inference_server.wire.errors import STATUS_OF_TYPE, ErrorType
 
 _LOG_EVERY_S = 15.0
 _POLL_S = 0.2

@@ -13,7 +13,8 @@ from inference_server import service as service_module
 from inference_server.adapters import versions
 from inference_server.settings import Settings
 from inference_server.wire.adapters.infos import AdapterInfo, AdapterList
-from inference_server.wire.schemas import ErrorResponse, ServerStatus
+from inference_server.wire.errors import ErrorResponse
+from inference_server.wire.schemas import ServerStatus
 from tests.contract.client import Client, Restart, adapter_config, adapter_weights, tidied
 from tests.contract.fake_engine import FakeEngine
 

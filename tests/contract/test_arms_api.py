@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from inference_server.arms.request import sample_seed
 from inference_server.engine import EngineAdapter, EngineCompletion, Sampling
 from inference_server.service import Service
-from inference_server.wire.schemas import ArmsResponse, ErrorResponse
+from inference_server.wire.errors import ErrorResponse
+from inference_server.wire.schemas import ArmsResponse
 from regime_w import build_all_arms, build_prompt
 from regime_w.algebra import math_process
 from tests.contract.client import Client, Connection

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from starlette.routing import Route
 
 from inference_server.settings import Settings
-from inference_server.wire.schemas import ErrorResponse
+from inference_server.wire.errors import ErrorResponse
 from tests.contract.client import Client, started_app
 from tests.contract.fake_engine import FakeEngine
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from inference_server.engine import EngineDied
 from inference_server.errors import RequestError, UnusableCompletion
 from inference_server.http.errors import error_response
-from inference_server.wire.schemas import ErrorResponse
-from inference_server.wire.streams import STATUS_OF_TYPE, ErrorType
+from inference_server.wire.errors import STATUS_OF_TYPE, ErrorResponse, ErrorType
 
 
 def kinds_of(base: type[RequestError]) -> Iterator[type[RequestError]]:

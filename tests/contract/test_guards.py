@@ -19,7 +19,8 @@ from inference_server import service as service_module
 from inference_server.http import request_log
 from inference_server.service import Service
 from inference_server.settings import Settings
-from inference_server.wire.schemas import ErrorResponse, Priority
+from inference_server.wire.errors import ErrorResponse
+from inference_server.wire.schemas import Priority
 from tests.contract.client import Client, Connection, adapter_config, adapter_weights, started_app
 from tests.contract.fake_engine import FakeEngine
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from pydantic import SecretStr
 
-from inference_server.wire.schemas import ErrorResponse
+from inference_server.wire.errors import ErrorResponse
 from tests.contract.client import Client, Restart
 from tests.contract.fake_engine import FakeEngine
 

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from inference_server.engine import EngineAdapter, EngineCompletion, EngineDied, Sampling
 from inference_server.errors import EngineUnavailable
 from inference_server.service import Service
-from inference_server.wire.schemas import ArmGroup, ArmsRequest, ArmsResponse, ErrorResponse
+from inference_server.wire.errors import ErrorResponse
+from inference_server.wire.schemas import ArmGroup, ArmsRequest, ArmsResponse
 from inference_server.wire.streams import StreamedCompletion, StreamEnd
 from tests.contract.client import Client, Connection
 from tests.contract.fake_engine import FakeEngine

@@ -13,7 +13,8 @@ from peft import LoraConfig
 from safetensors.torch import save
 
 from inference_server.settings import Settings
-from inference_server.wire.schemas import ErrorResponse, FinishReason
+from inference_server.wire.errors import ErrorResponse
+from inference_server.wire.schemas import FinishReason
 from tests.contract.client import Client, adapter_config, adapter_weights
 from tests.contract.fake_engine import FakeEngine
 

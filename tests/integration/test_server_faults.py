@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from inference_server.launch.server_process import ServerProcess
-from inference_server.wire.schemas import ArmsResponse, ErrorResponse, ServerStatus
+from inference_server.wire.errors import ErrorResponse
+from inference_server.wire.schemas import ArmsResponse, ServerStatus
 from tests.integration.server_fixture import (
     engine_process,
     metric,

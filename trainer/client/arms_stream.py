@@ -4,8 +4,9 @@ from http import HTTPStatus
 
 import httpx
 
-from inference_server.wire.schemas import ArmGroup, ArmsRequest, ArmsResponse, ErrorResponse
-from inference_server.wire.streams import STATUS_OF_TYPE, StreamEnd
+from inference_server.wire.errors import STATUS_OF_TYPE, ErrorResponse
+from inference_server.wire.schemas import ArmGroup, ArmsRequest, ArmsResponse
+from inference_server.wire.streams import StreamEnd
 
 
 def read_stream(request: ArmsRequest, content: bytes) -> ArmsResponse | httpx.Response:

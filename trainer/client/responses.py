@@ -7,7 +7,7 @@ from http import HTTPStatus
 import httpx
 from pydantic import ValidationError
 
-from inference_server.wire.schemas import ErrorResponse
+from inference_server.wire.errors import ErrorResponse
 from trainer.config.safe_text import safe_line
 from trainer.errors import ConflictError, NotFoundError, ServerRejectedError
 

@@ -1,12 +1,10 @@
 """What the server says about the adapter versions that it holds; loads neither torch nor vllm."""
 
-from pydantic import BaseModel, ConfigDict
+from inference_server.wire.bodies import ResponseBody
 
 
-class AdapterInfo(BaseModel):
+class AdapterInfo(ResponseBody):
     """One adapter version that the server holds."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     version: int
     name: str
@@ -20,10 +18,8 @@ class AdapterInfo(BaseModel):
     """Unix time of the upload, in seconds."""
 
 
-class AdapterList(BaseModel):
+class AdapterList(ResponseBody):
     """Body of ``GET /v1/adapters``."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     active_version: int | None
     adapters: list[AdapterInfo]

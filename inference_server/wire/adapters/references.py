@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import BeforeValidator, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
+from inference_server.wire.bodies import RequestBody
 from inference_server.wire.digests import SHA256_PATTERN
 
 NUM_VERSIONS = 10**9
@@ -25,10 +26,8 @@ def _is_policy(value: object) -> object:
 PolicyReference = Annotated[Literal["latest", "base"] | VersionNumber, BeforeValidator(_is_policy)]
 
 
-class AdapterPath(BaseModel):
+class AdapterPath(RequestBody):
     """Body of ``PUT /v1/adapters/{version}`` for files that are already on a volume of the server."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(min_length=1, max_length=4096)
     """Folder with both files, below the server's ``--adapter-root``; absolute or relative to it."""

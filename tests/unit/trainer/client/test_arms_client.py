@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from inference_server.wire.adapters.references import AdapterPath
+from inference_server.wire.errors import ErrorBody, ErrorResponse
 from inference_server.wire.schemas import (
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
     ArmsResponse,
-    ErrorBody,
-    ErrorResponse,
     FinishReason,
     Usage,
 )
