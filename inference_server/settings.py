@@ -8,11 +8,11 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from inference_server.wire.flags.words import key_of
+from inference_server.wire.flags.keys import key_of
 from inference_server.wire.settings.errors import SettingsError, known_keys
-from inference_server.wire.settings.loader import load_settings
 from inference_server.wire.settings.serve import VLLM_KEYS, ServeConfig
 from inference_server.wire.settings.sources import Program, program_name
+from inference_server.wire.settings_loader import load_settings
 
 OTHER_SECTIONS = (
     "policy",

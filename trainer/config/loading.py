@@ -5,9 +5,9 @@ from typing import NoReturn, TypeVar
 
 from inference_server.wire.flags.source import LISTS
 from inference_server.wire.settings.errors import SettingsError, known_keys
-from inference_server.wire.settings.loader import load_settings
 from inference_server.wire.settings.serve import ServeConfig
 from inference_server.wire.settings.sources import Program
+from inference_server.wire.settings_loader import load_settings
 from trainer.config.base import CommandConfig
 from trainer.config.ppo import PPOConfig
 from trainer.config.rollout import RENAMED_KEYS
@@ -39,7 +39,7 @@ def command_keys(kind: type[CommandConfig] = CommandConfig) -> set[str]:
 
 
 def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _Config:
-    """Read a configuration of the given type; see `inference_server.wire.settings.loader`.
+    """Read a configuration of the given type; see `inference_server.wire.settings_loader`.
 
     Prints help and exits 0 for ``--help``; exits 2 with one line for each mistake.
     """

@@ -5,7 +5,7 @@ from itertools import zip_longest
 
 from pydantic import BaseModel
 
-from inference_server.wire.flags.words import key_of
+from inference_server.wire.flags.keys import key_of
 from inference_server.wire.settings.errors import (
     SEVERAL,
     Source,

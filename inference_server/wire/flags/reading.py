@@ -8,8 +8,8 @@ from pydantic_settings import CliUnknownArgs
 from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.flags.errors import give_without_flag, repeated_flags
+from inference_server.wire.flags.keys import key_of
 from inference_server.wire.flags.source import FlagSource
-from inference_server.wire.flags.words import key_of
 from inference_server.wire.settings.errors import SettingsError, known_keys
 from inference_server.wire.settings.model import is_switch, positionals, takes_json
 from inference_server.wire.settings.sources import Program, Values, as_settings, check_json
@@ -35,8 +35,7 @@ def read_flags(
     for flag, value in pairwise(
         part for argument in arguments for part in _flag_and_value(argument)
     ):
-        key = flag.removeprefix("--").replace("-", "_")
-        check_json(model, key, value, kind="flag", kebab_case=program.kebab_case)
+        check_json(model, key_of(flag), value, kind="flag", kebab_case=program.kebab_case)
     spelt = _canonical(arguments, keys, program)
     spelt = _as_switches(spelt, {key for key in keys if is_switch(settings, key)}, program)
     single = {key for key in keys if not takes_json(settings, key)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.flags.words import key_of_other_name, other_name_suggestion
+from inference_server.wire.settings.other_names import key_of_other_name, other_name_suggestion
 
 _MIN_LIKENESS = 0.6
 _SHOWN_CHARS = 200

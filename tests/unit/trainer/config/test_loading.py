@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from inference_server.settings import Settings, read_settings
-from inference_server.wire.flags.words import OTHER_NAMES
 from inference_server.wire.settings.errors import SettingsError, got, known_keys
+from inference_server.wire.settings.other_names import OTHER_NAMES
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from trainer.cli import COMMANDS
 from trainer.config.loading import load_config

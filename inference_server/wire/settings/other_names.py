@@ -59,12 +59,6 @@ _NOTES: Mapping[str, str] = {
 """Remarks on what differs here, by the last part of our key."""
 
 
-def key_of(argument: str) -> str:
-    """The key that a flag names, with or without a value behind ``=``; empty for a word that is not a flag."""
-    flag = argument.partition("=")[0]
-    return flag[2:].replace("-", "_") if flag.startswith("--") else ""
-
-
 def key_of_other_name(key: str, keys: Collection[str]) -> str:
     """Our key for another library's name; empty if the program has no such key."""
     name = key.rpartition(".")[2]
