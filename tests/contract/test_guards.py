@@ -90,7 +90,10 @@ async def test_only_a_form_is_an_upload(client: Client) -> None:
 
 
 async def test_the_limit_is_not_one_of_uploads(client: Client) -> None:
-    assert (await client.put_adapter(1)).status_code == 201
+    with capture_logs() as lines:
+        assert (await client.put_adapter(1)).status_code == 201
+    (line,) = (line for line in lines if line["event"] == "adapter_loaded")
+    assert (line["version"], line["active"]) == (1, True)
 
 
 @pytest.mark.parametrize(
