@@ -89,14 +89,7 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
 def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> list[CheckResult]:
     """Print the memory plan, and check it and the disk."""
     card = find_card(config)
-    plan = plan_memory(
-        shape,
-        config,
-        config.serve,
-        card_bytes=card.memory_bytes,
-        on_gpu=card.on_gpu,
-        role=config.role,
-    )
+    plan = plan_memory(shape, config, card)
     server = list(_check_context(shape, config))
     if plan.server:
         server += check_server_flags(config, on_gpu=card.on_gpu)

@@ -21,7 +21,7 @@ def check_memory(
     plan: MemoryPlan, shape: ModelShape, config: DoctorConfig, card: Card
 ) -> Iterator[CheckResult]:
     """Whether the services that run here fit, and which settings to change if they do not."""
-    advice = _advice(plan, shape, config)
+    advice = _advice(plan, shape, config, card)
     share = size_text(plan.server_share_bytes)
     if plan.server and plan.server_fits:
         yield ok(
@@ -91,19 +91,12 @@ def check_server_flags(config: DoctorConfig, *, on_gpu: bool) -> Iterator[CheckR
         yield ok("server's batch", f"{text}: a step's {batch} completions run in one wave")
 
 
-def _advice(plan: MemoryPlan, shape: ModelShape, config: DoctorConfig) -> str:
+def _advice(plan: MemoryPlan, shape: ModelShape, config: DoctorConfig, card: Card) -> str:
     if plan.fits:
         return ""
-    changes = advise(
-        shape,
-        config,
-        config.serve,
-        card_bytes=plan.card_bytes,
-        on_gpu=plan.on_gpu,
-        role=config.role,
-    )
+    changes = advise(shape, config, card)
     if changes is None:
-        return f"a smaller base model, or a larger {'card' if plan.on_gpu else 'machine'}"
+        return f"a smaller base model, or a larger {'card' if card.on_gpu else 'machine'}"
     return ", ".join(changes)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS
-from trainer.config.sections import Role, ServeConfig, TrainConfig
+from trainer.config.sections import DoctorConfig
+from trainer.doctor.device import Card
 from trainer.doctor.memory_plan import PROMPT_TOKENS, MemoryPlan, plan_memory
 from trainer.doctor.model_shape import ModelShape
 
@@ -23,52 +24,35 @@ Setting = str | int | float | bool
 """Value of a setting."""
 
 
-def advise(
-    shape: ModelShape,
-    config: TrainConfig,
-    serve: ServeConfig,
-    *,
-    card_bytes: float,
-    on_gpu: bool,
-    role: Role = "both",
-) -> tuple[str, ...] | None:
+def advise(shape: ModelShape, config: DoctorConfig, card: Card) -> tuple[str, ...] | None:
     """A few changes of settings with which the plan fits; None if none are found.
 
     Changes are tried in the order of their cost; then those that turned out to be unnecessary are dropped.
 
     Args:
         shape: The base model's.
-        config: The run's, which need not fit.
-        serve: The server's settings.
-        card_bytes: Memory of the GPU, or of the machine.
-        on_gpu: Whether the services compute on a GPU.
-        role: Which of the services run here.
+        config: Settings that need not fit.
+        card: The memory that the services have.
 
     Returns:
         The changes, each as ``section.field = value``.
     """
 
     def plan_with(changes: Mapping[str, Setting]) -> MemoryPlan:
-        changed, changed_serve = config, serve
+        changed = config
         for setting, value in changes.items():
             section, field = setting.split(".")
-            if section == "serve":
-                changed_serve = changed_serve.model_copy(update={field: value})
-            else:
-                new = getattr(changed, section).model_copy(update={field: value})
-                changed = changed.model_copy(update={section: new})
-        return plan_memory(
-            shape, changed, changed_serve, card_bytes=card_bytes, on_gpu=on_gpu, role=role
-        )
+            new = getattr(changed, section).model_copy(update={field: value})
+            changed = changed.model_copy(update={section: new})
+        return plan_memory(shape, changed, card)
 
     def balanced(changes: dict[str, Setting]) -> dict[str, Setting]:
         """The changes, and the share of the card for the server with which the trainer just fits."""
-        return {**changes, **_server_share(plan_with(changes))} if on_gpu else changes
+        return {**changes, **_server_share(plan_with(changes))} if card.on_gpu else changes
 
     tried: dict[str, Setting] = {}
     changes = balanced(tried)
-    options = _cheapest_first(config, serve, shape.max_position_tokens, on_gpu=on_gpu)
-    for setting, value in options:
+    for setting, value in _cheapest_first(shape, config, on_gpu=card.on_gpu):
         if plan_with(changes).fits:
             break
         tried[setting] = value
@@ -93,10 +77,11 @@ def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
 
 
 def _cheapest_first(
-    config: TrainConfig, serve: ServeConfig, max_position_tokens: int, *, on_gpu: bool
+    shape: ModelShape, config: DoctorConfig, *, on_gpu: bool
 ) -> Iterator[tuple[str, Setting]]:
     """Changes of settings in the order of their cost: first those that cost nothing, then time, then precision."""
-    policy = config.policy
+    policy, serve = config.policy, config.serve
+    max_position_tokens = shape.max_position_tokens
     longest = max(_MIN_MODEL_LEN, 2 * (PROMPT_TOKENS + config.rollout.max_tokens))
     longest = min(longest, max_position_tokens)
     if on_gpu and (serve.max_model_len or max_position_tokens) > longest:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
 from inference_server.wire.settings.serve import VLLM_GPU_MEMORY_UTILIZATION
-from trainer.config.sections import OfflineRunConfig, Role, ServeConfig, TrainConfig
+from trainer.config.sections import DoctorConfig, OfflineRunConfig, TrainConfig
+from trainer.doctor.device import Card
 from trainer.doctor.layer_memory import BFLOAT16, FLOAT32
 from trainer.doctor.memory_parts import (
     Part,
@@ -90,31 +91,22 @@ class MemoryPlan:
 
 
 def plan_memory(
-    shape: ModelShape,
-    config: TrainConfig,
-    serve: ServeConfig,
-    *,
-    card_bytes: float,
-    on_gpu: bool,
-    rows: Rows | None = None,
-    role: Role = "both",
+    shape: ModelShape, config: DoctorConfig, card: Card, *, rows: Rows | None = None
 ) -> MemoryPlan:
     """Plan the memory of the services that run on this machine.
 
     Args:
         shape: The base model's.
-        config: The run's.
-        serve: The server's settings.
-        card_bytes: Memory of the GPU, or of the machine.
-        on_gpu: Whether the services compute on a GPU.
+        config: The run's and the server's settings; its ``role`` says which of the services run here.
+        card: The memory that they have.
         rows: The largest micro-batch; None assumes the longest prompts and completions.
-        role: Which of the services run here.
     """
+    serve, on_gpu = config.serve, card.on_gpu
     server: tuple[Part, ...] = ()
     trainer: tuple[Part, ...] = ()
-    if role != "trainer":
+    if config.role != "trainer":
         server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
-    if role != "server":
+    if config.role != "server":
         trainer = tuple(
             trainer_parts(shape, config.policy, rows or _longest_rows(shape, config), on_gpu=on_gpu)
         )
@@ -132,18 +124,18 @@ def plan_memory(
         bytes_per_number=BFLOAT16 if on_gpu else FLOAT32
     )
     if server and on_gpu:
-        share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
+        share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card.memory_bytes
     elif server:
         share = sum(part.num_bytes for part in server) + cpu_kv_cache_bytes(
             bytes_per_token=per_token,
             max_model_len=serve.max_model_len or shape.max_position_tokens,
-            memory_bytes=card_bytes,
+            memory_bytes=card.memory_bytes,
             max_num_seqs=serve.max_num_seqs or CPU_MAX_NUM_SEQS,
         )
     return MemoryPlan(
         server=server,
         trainer=trainer,
-        card_bytes=card_bytes,
+        card_bytes=card.memory_bytes,
         server_share_bytes=share,
         kv_bytes_per_token=per_token,
         kv_tokens_needed=needed,

@@ -17,7 +17,8 @@ from benchmarks.trainer.gpu_step.part import ATTENTIONS, SHAPES, Part
 from inference_server.wire.settings.errors import first_line
 from tests.unit.model_shapes import random_groups
 from trainer.config.loading import load_config
-from trainer.config.sections import ServeConfig, TrainConfig
+from trainer.config.sections import DoctorConfig, TrainConfig
+from trainer.doctor.device import Card
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
@@ -126,11 +127,13 @@ def mini_batch_of(config: TrainConfig, part: Part, *, seed: int) -> list[list[Sa
     )
 
 
-def configuration(part: Part, base: str) -> TrainConfig:
-    """The preset's configuration with the part's settings."""
+def configuration(part: Part, base: str) -> DoctorConfig:
+    """The preset's configuration with the part's settings, for the trainer alone on its card."""
     preset, _ = SHAPES[part.shape]
     path = CONFIGS / f"{preset}.toml"
-    config = load_config(TrainConfig, ["--config", str(path)], prog="gpu_step")
+    config = load_config(
+        DoctorConfig, ["--config", str(path), "--role", "trainer"], prog="gpu_step"
+    )
     policy = config.policy.model_copy(
         update={
             "base_model": base,
@@ -163,7 +166,7 @@ def kernel(attention: str) -> AbstractContextManager[None]:
     return nullcontext() if backend is None else sdpa_kernel([backend])
 
 
-def planned(config: TrainConfig, folder: str, rows: Rows) -> dict[str, float]:
+def planned(config: DoctorConfig, folder: str, rows: Rows) -> dict[str, float]:
     """The doctor's memory plan for the same micro-batch, in GiB, without CUDA context and fragmentation.
 
     The figure for loading has the weights and adapters; that for the update also has the optimizers' parts and the
@@ -172,11 +175,8 @@ def planned(config: TrainConfig, folder: str, rows: Rows) -> dict[str, float]:
     plan = plan_memory(
         read_shape(folder, config.policy.target_modules),
         config,
-        ServeConfig(),
-        card_bytes=80 * GIB,
-        on_gpu=True,
+        Card(on_gpu=True, memory_bytes=80 * GIB),
         rows=rows,
-        role="trainer",
     )
     sizes = {p.name: p.num_bytes / GIB for p in plan.trainer if p.name not in _NOT_TENSORS}
     loaded = sum(size for name, size in sizes.items() if name == "weights" or "adapters" in name)

@@ -45,7 +45,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_cache_is_what_the_doctors_plan_says(served: Path) -> None:
     from inference_server.settings import Settings
     from inference_server.vllm.gpu_launch import adjust_for_gpu
-    from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
+    from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig
+    from trainer.doctor.device import Card
     from trainer.doctor.memory_plan import plan_memory
     from trainer.doctor.model_shape import read_shape
 
@@ -53,7 +54,8 @@ def test_the_cache_is_what_the_doctors_plan_says(served: Path) -> None:
     adjust_for_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), [])
     shape = read_shape(str(served), PolicyConfig().target_modules)
     serve = ServeConfig(gpu_memory_utilization=0.45, max_model_len=4096)
-    plan = plan_memory(shape, TrainConfig(), serve, card_bytes=80 * GIB, on_gpu=True)
+    card = Card(on_gpu=True, memory_bytes=80 * GIB)
+    plan = plan_memory(shape, DoctorConfig(serve=serve), card)
     assert args.kv_cache_memory_bytes == int(plan.kv_cache_bytes)
     assert plan.kv_tokens > 900_000
     assert args.cudagraph_capture_sizes[-1] == 512

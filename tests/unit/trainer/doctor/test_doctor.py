@@ -275,8 +275,8 @@ def test_other_weights_have_another_fingerprint(model: Path, index: int) -> None
 def test_memory_that_is_too_small_names_the_settings_to_change(model: Path) -> None:
     config = config_of(model)
     shape = read_shape(str(model), config.policy.target_modules)
-    plan = plan_memory(shape, config, config.serve, card_bytes=3.2 * GIB, on_gpu=True)
     card = Card(on_gpu=True, memory_bytes=3.2 * GIB)
+    plan = plan_memory(shape, config, card)
     server, trainer = check_memory(plan, shape, config, card)
     assert server.status is CheckStatus.BAD
     assert "key-value cache" in server.text
@@ -309,8 +309,8 @@ def test_each_service_needs_its_own_share_of_what_is_free(
 ) -> None:
     config = config_of(model, **given)
     shape = read_shape(str(model), config.policy.target_modules)
-    plan = plan_memory(shape, config, config.serve, card_bytes=40 * GIB, on_gpu=True)
     card = Card(on_gpu=True, memory_bytes=40 * GIB, used_bytes=used_gib * GIB)
+    plan = plan_memory(shape, config, card)
     server, trainer, *others = check_memory(plan, shape, config, card)
     assert server.status is trainer.status is CheckStatus.OK
     assert [result.status for result in others] == ([] if said is None else [CheckStatus.BAD])

@@ -25,7 +25,8 @@ from transformers import (
 from regime_w import build_all_arms
 from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B
 from trainer.config.loading import load_config
-from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig, TrainConfig
+from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig
+from trainer.doctor.device import Card
 from trainer.doctor.memory_advice import advise
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
@@ -151,7 +152,9 @@ def test_the_trainers_plan_is_what_the_allocator_says(
     tmp_path: Path,
 ) -> None:
     base = saved(tmp_path, kind, **shape)
-    config = TrainConfig(policy=PolicyConfig.model_validate({"base_model": base, **policy}))
+    config = DoctorConfig(
+        policy=PolicyConfig.model_validate({"base_model": base, **policy}), serve=SERVE
+    )
     roles = PolicyRoles(config.policy, device=CPU, serve_dtype=torch.float32)
     update = PPOUpdate(roles, config.ppo)
     mini_batches = update.experience(samples(4, 40), seed="0")
@@ -172,17 +175,15 @@ def test_the_trainers_plan_is_what_the_allocator_says(
     plan = plan_memory(
         read_shape(base, config.policy.target_modules),
         config,
-        SERVE,
-        card_bytes=GIB,
-        on_gpu=False,
+        Card(on_gpu=False, memory_bytes=GIB),
         rows=Rows(num_tokens=rows.token_ids.numel(), width=rows.token_ids.shape[1]),
     )
     planned = sum(part.num_bytes for part in plan.trainer if part.name != "process")
     assert planned == pytest.approx(measured, rel=0.1)
 
 
-def planned_for(shape: ModelShape, config: TrainConfig, serve: ServeConfig, card_gib: int) -> bool:
-    return plan_memory(shape, config, serve, card_bytes=card_gib * GIB, on_gpu=True).fits
+def gpu(gib: float) -> Card:
+    return Card(on_gpu=True, memory_bytes=gib * GIB)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_a_model_is_counted_without_its_weights(eight_b: ModelShape) -> None:
 
 
 def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
-    plan = plan_memory(eight_b, TrainConfig(), SERVE, card_bytes=80 * GIB, on_gpu=True)
+    plan = plan_memory(eight_b, DoctorConfig(serve=SERVE), gpu(80))
     assert all(part.num_bytes > 0 for part in (*plan.server, *plan.trainer))
     server = sum(part.num_bytes for part in plan.server)
     assert server + plan.kv_cache_bytes == pytest.approx(0.45 * 80 * GIB)
@@ -219,7 +220,7 @@ def test_a_model_with_states_needs_room_for_one_of_each_sequence(tmp_path: Path)
     assert (shape.attention_layers.num_layers, shape.num_delta_layers) == (1, 3)
     # Four heads' matrices in float32, and three inputs of 2 · 64 + 128 channels.
     assert shape.state_bytes == 3 * (4 * 32 * 32 * 4 + 3 * 256 * 2)
-    plan = plan_memory(shape, TrainConfig(), SERVE, card_bytes=80 * GIB, on_gpu=True)
+    plan = plan_memory(shape, DoctorConfig(serve=SERVE), gpu(80))
     (states,) = [part for part in plan.server if part.name == "sequences' states"]
     assert states.num_bytes == 512 * shape.state_bytes
     assert plan.kv_bytes_per_token == 2 * 1 * 4 * 32 * 2
@@ -231,18 +232,16 @@ def test_a_model_with_states_needs_room_for_one_of_each_sequence(tmp_path: Path)
 )
 @pytest.mark.parametrize("card_gib", [40, 80])
 def test_what_is_advised_fits(eight_b: ModelShape, card_gib: int, policy: dict[str, str]) -> None:
-    config = TrainConfig(policy=PolicyConfig.model_validate(policy))
-    changes = advise(eight_b, config, SERVE, card_bytes=card_gib * GIB, on_gpu=True)
-    assert not planned_for(eight_b, config, SERVE, card_gib)
+    config = DoctorConfig(policy=PolicyConfig.model_validate(policy), serve=SERVE)
+    changes = advise(eight_b, config, gpu(card_gib))
+    assert not plan_memory(eight_b, config, gpu(card_gib)).fits
     assert changes
     sections = config.model_dump()
-    serve: dict[str, object] = {"gpu_memory_utilization": 0.45}
     for change in changes:
         name, value = change.split(" = ")
         section, field = name.split(".")
-        (serve if section == "serve" else sections[section])[field] = json.loads(value)
-    changed = TrainConfig.model_validate(sections)
-    assert planned_for(eight_b, changed, ServeConfig.model_validate(serve), card_gib)
+        sections[section][field] = json.loads(value)
+    assert plan_memory(eight_b, DoctorConfig.model_validate(sections), gpu(card_gib)).fits
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("gsm8k_a100*.toml")), ids=lambda p: p.stem)
@@ -252,7 +251,7 @@ def test_presets_fit_their_card(path: Path, eight_b: ModelShape, tmp_path: Path)
         QWEN2_1_5B.save_pretrained(tmp_path)
         shape = read_shape(str(tmp_path), PolicyConfig().target_modules)
     config = load_config(DoctorConfig, ["--config", str(path)], prog="test")
-    assert planned_for(shape, config, config.serve, 80)
+    assert plan_memory(shape, config, gpu(80)).fits
 
 
 @pytest.mark.parametrize(
@@ -271,7 +270,7 @@ def test_the_guides_table_of_what_fits_is_the_plan(
         DoctorConfig, ["--config", str(CONFIGS / f"{preset}.toml"), *changes], prog="test"
     )
     shape = read_shape(str(tmp_path), config.policy.target_modules)
-    plan = plan_memory(shape, config, config.serve, card_bytes=card_gib * GIB, on_gpu=True)
+    plan = plan_memory(shape, config, gpu(card_gib))
     assert plan.fits
     assert f"{plan.kv_tokens:,}" == tokens
     assert f"{tokens} tokens" in GUIDE or f"({tokens})" in GUIDE
@@ -281,25 +280,24 @@ def test_the_guides_table_of_what_fits_is_the_plan(
 def test_a_cache_must_hold_a_whole_sequence(eight_b: ModelShape) -> None:
     # Llama 3.1's 131,072 tokens, for which vLLM wants room before it starts.
     shape = replace(eight_b, max_position_tokens=131_072)
-    config = TrainConfig(policy=PolicyConfig(dtype="bfloat16", gradient_checkpointing=True))
-    serve = ServeConfig(gpu_memory_utilization=0.45)
-    plan = plan_memory(shape, config, serve, card_bytes=48 * GIB, on_gpu=True)
+    policy = PolicyConfig(dtype="bfloat16", gradient_checkpointing=True)
+    config = DoctorConfig(policy=policy, serve=SERVE)
+    plan = plan_memory(shape, config, gpu(48))
     assert plan.kv_tokens_needed == 131_072 > plan.kv_tokens
-    changes = advise(shape, config, serve, card_bytes=48 * GIB, on_gpu=True)
+    changes = advise(shape, config, gpu(48))
     assert changes == ("serve.max_model_len = 4096",)
 
 
 def test_nothing_is_advised_where_all_is_well_or_nothing_helps(eight_b: ModelShape) -> None:
-    config = TrainConfig(policy=PolicyConfig(dtype="bfloat16", gradient_checkpointing=True))
-    arguments = (eight_b, config, SERVE)
-    assert advise(*arguments, card_bytes=80 * GIB, on_gpu=True) == ()
-    assert advise(*arguments, card_bytes=12 * GIB, on_gpu=True) is None
+    policy = PolicyConfig(dtype="bfloat16", gradient_checkpointing=True)
+    config = DoctorConfig(policy=policy, serve=SERVE)
+    assert advise(eight_b, config, gpu(80)) == ()
+    assert advise(eight_b, config, gpu(12)) is None
 
 
 def test_a_server_that_alone_does_not_fit_is_given_fewer_sequences(eight_b: ModelShape) -> None:
-    config = TrainConfig()
     serve = ServeConfig(gpu_memory_utilization=0.9, max_num_seqs=2048)
-    changes = advise(eight_b, config, serve, card_bytes=20 * GIB, on_gpu=True, role="server")
+    changes = advise(eight_b, DoctorConfig(serve=serve, role="server"), gpu(20))
     assert changes is not None
     # Nothing of the trainer's, which is elsewhere.
     names = {change.split(" = ")[0] for change in changes}
@@ -307,7 +305,8 @@ def test_a_server_that_alone_does_not_fit_is_given_fewer_sequences(eight_b: Mode
 
 
 def test_a_whole_machine_is_planned_for_without_a_gpu(eight_b: ModelShape) -> None:
-    plan = plan_memory(eight_b, TrainConfig(), SERVE, card_bytes=64 * GIB, on_gpu=False)
+    card = Card(on_gpu=False, memory_bytes=64 * GIB)
+    plan = plan_memory(eight_b, DoctorConfig(serve=SERVE), card)
     # Both sides compute in float32 there: 30 GiB each, and no room for both.
     assert plan.server_fits
     assert not plan.trainer_fits

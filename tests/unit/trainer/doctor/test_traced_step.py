@@ -11,7 +11,8 @@ from transformers import PretrainedConfig, Qwen2Config
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B, VOCABULARY, random_groups
 from tests.unit.trainer.doctor.traced import traced_step
-from trainer.config.sections import PolicyConfig, PPOConfig, ServeConfig, TrainConfig
+from trainer.config.sections import DoctorConfig, PolicyConfig, PPOConfig
+from trainer.doctor.device import Card
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
@@ -61,10 +62,8 @@ def test_a_step_on_a_gpu_is_as_planned(
     rows = max((batch.rows.token_ids for batch in step.batches), key=lambda ids: ids.numel())
     plan = plan_memory(
         read_shape(str(tmp_path), policy.target_modules),
-        TrainConfig(policy=policy, ppo=ppo),
-        ServeConfig(gpu_memory_utilization=0.45),
-        card_bytes=80 * GIB,
-        on_gpu=True,
+        DoctorConfig(policy=policy, ppo=ppo),
+        Card(on_gpu=True, memory_bytes=80 * GIB),
         rows=Rows(num_tokens=rows.numel(), width=rows.shape[1]),
     )
     planned = sum(part.num_bytes for part in plan.trainer if part.name not in NOT_TENSORS)
