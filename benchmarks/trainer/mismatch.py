@@ -50,8 +50,8 @@ def main() -> None:
     arms = [arm for group in groups for arm in group.arms]
     samples = [as_sample(arm, version=0) for arm in arms]
     server = [torch.tensor(sample.sampler_logprobs) for sample in samples]
-    masked = roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=8192)
-    unmasked = roles.sample_logprobs(
+    masked = roles.completion_logprobs(Role.PROXIMAL, samples, token_budget=8192)
+    unmasked = roles.completion_logprobs(
         Role.PROXIMAL, [replace(sample, top_p=1.0) for sample in samples], token_budget=8192
     )
     print(

@@ -37,21 +37,21 @@ def measure_memory(vocabulary: int) -> None:
         [replace(s, top_p=1.0) for s in samples], token_budget=8192, hidden_size=128, device=CPU
     )
     with torch.no_grad():
-        nucleus_mask = roles.token_logprobs(Role.PROXIMAL, arms).nucleus_mask
-    kept = sum(len(n.token_ids) for n in nucleus_mask) / len(arms.sampled.token_ids)
+        nuclei = roles.token_logprobs(Role.PROXIMAL, arms).nuclei
+    kept = sum(len(n.token_ids) for n in nuclei) / len(arms.sampled.token_ids)
     print(f"vocabulary {vocabulary}, {kept:.1f} tokens a nucleus: peak of", flush=True)
 
     def proximal(batch: MicroBatch) -> None:
         with torch.no_grad():
             roles.token_logprobs(Role.PROXIMAL, batch)
 
-    def policy(batch: MicroBatch, nucleus_mask: Sequence[Nucleus] | None) -> None:
-        roles.token_logprobs(Role.POLICY, batch, nucleus_mask).logprobs.sum().backward()
+    def policy(batch: MicroBatch, nuclei: Sequence[Nucleus] | None) -> None:
+        roles.token_logprobs(Role.POLICY, batch, nuclei).logprobs.sum().backward()
         roles.zero_grad(set_to_none=True)
 
     passes: dict[str, Callable[[], None]] = {
         "proximal, finds nuclei": lambda: proximal(arms),
-        "policy, replays them": lambda: policy(arms, nucleus_mask),
+        "policy, replays them": lambda: policy(arms, nuclei),
         "policy, top_p = 1": lambda: policy(everything, None),
     }
     for name, run in passes.items():

@@ -191,7 +191,7 @@ class Pushes:
         self.roles.load_adapter_state(
             Role.PROXIMAL, {n: t.to(self.dtype) for n, t in state.items()}
         )
-        return self.roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=4096)
+        return self.roles.completion_logprobs(Role.PROXIMAL, samples, token_budget=4096)
 
     def published(self, state: AdapterState) -> Published:
         """Push an adapter, rounded to what the server holds, under a new number."""

@@ -98,7 +98,7 @@ def mismatches(base: Path, adapter: Path | None, rows: list[dict[str, Any]]) -> 
         device=torch.device("cpu"),
         serve_dtype=torch.float32,
     )
-    found = roles.sample_logprobs(Role.POLICY, samples, token_budget=4096)
+    found = roles.completion_logprobs(Role.POLICY, samples, token_budget=4096)
     return (
         torch.cat(found).sub(torch.cat([torch.tensor(s.sampler_logprobs) for s in samples])).abs()
     )

@@ -54,38 +54,36 @@ AS_ASKED = Sampling()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledLogprobs:
+class DistinctLogprobs:
     """Logprobs and entropies of N distinct sampled tokens."""
 
     logprobs: Tensor
     """[N]"""
     entropy: Tensor
     """[N] in nats, no gradient."""
-    nucleus_mask: tuple[Nucleus, ...]
+    nuclei: tuple[Nucleus, ...]
     """The nuclei of the tokens with top_p < 1, in order; each entry covers the tokens of one chunk or more."""
 
 
-def sampled_logprobs(
+def distinct_logprobs(
     hidden: Tensor,
     head: nn.Linear,
     sampled: SampledTokens,
-    nucleus_mask: Sequence[Nucleus] | None,
-) -> SampledLogprobs:
+    nuclei: Sequence[Nucleus] | None,
+) -> DistinctLogprobs:
     """Logprobs of sampled tokens at each one's temperature and top-p.
 
     Args:
         hidden: [N, H] the state before each token.
         head: The layer from [n, H] to the logits [n, V]; may be PEFT's wrapper of a linear layer.
         sampled: N tokens.
-        nucleus_mask: The nuclei to normalise over where top_p < 1; None finds them from ``hidden``.
+        nuclei: The nuclei to normalise over where top_p < 1; None finds them from ``hidden``.
     """
     most = CHUNK_LOGITS["cuda" if hidden.is_cuda else "cpu"]
     size, restricted = max(1, most // head.out_features), sampled.num_restricted
-    if nucleus_mask is None:
-        nucleus_mask = find_nuclei(
-            hidden[:restricted], head, sampled, size=size, most_numbers=most // 2
-        )
-    bounds = [0, *accumulate(len(kept.num_others) for kept in nucleus_mask)]
+    if nuclei is None:
+        nuclei = find_nuclei(hidden[:restricted], head, sampled, size=size, most_numbers=most // 2)
+    bounds = [0, *accumulate(len(kept.num_others) for kept in nuclei)]
     bounds += range(restricted + size, len(hidden), size)
     chunks = [slice(*both) for both in pairwise([*bounds, len(hidden)]) if both[0] < both[1]]
     sizes = [chunk.stop - chunk.start for chunk in chunks]
@@ -95,7 +93,7 @@ def sampled_logprobs(
     for i, (chunk, states) in enumerate(zip(chunks, torch.split(hidden, sizes), strict=True)):
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
         if chunk.start < restricted:
-            compute = partial(_nucleus_logprobs, head, states, temperature, nucleus_mask[i])
+            compute = partial(_nucleus_logprobs, head, states, temperature, nuclei[i])
         elif (several or hidden.is_cuda) and is_plain(head):
             parts.append(
                 _RecomputedLogprobs.apply(  # type: ignore[no-untyped-call]
@@ -108,7 +106,7 @@ def sampled_logprobs(
         recompute = several and torch.is_grad_enabled()
         parts.append(checkpoint(compute, use_reentrant=False) if recompute else compute())
     logprobs, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
-    return SampledLogprobs(logprobs=logprobs, entropy=entropy, nucleus_mask=tuple(nucleus_mask))
+    return DistinctLogprobs(logprobs=logprobs, entropy=entropy, nuclei=tuple(nuclei))
 
 
 def _whole_logprobs(

@@ -29,7 +29,7 @@ from trainer.model.batches.batch import MicroBatch, Sample, TokenRows, micro_bat
 from trainer.model.decoder.layer import decoder_of
 from trainer.model.device import gathered, set_product_precision
 from trainer.model.head import scalars
-from trainer.model.logprobs import AS_ASKED, Sampling, sampled_logprobs
+from trainer.model.logprobs import AS_ASKED, Sampling, distinct_logprobs
 from trainer.model.nuclei import Nucleus
 from trainer.model.sharded_base import announced_pass, shared_passes
 
@@ -50,7 +50,7 @@ class TokenLogprobs:
     logprobs: Tensor
     entropy: Tensor
     """In nats, of the distribution at each token's temperature and top-p; no gradient."""
-    nucleus_mask: tuple[Nucleus, ...]
+    nuclei: tuple[Nucleus, ...]
     """The tokens that the distributions with top_p < 1 are normalised over."""
 
 
@@ -180,38 +180,38 @@ class PolicyRoles(nn.Module):
         )
 
     def token_logprobs(
-        self, role: Role, batch: MicroBatch, nucleus_mask: Sequence[Nucleus] | None = None
+        self, role: Role, batch: MicroBatch, nuclei: Sequence[Nucleus] | None = None
     ) -> TokenLogprobs:
         """Logprobs of the completion tokens under a role, at each one's temperature and top-p.
 
         Args:
             role: The adapter to compute with.
             batch: B completions of up to C tokens.
-            nucleus_mask: The nuclei to normalise over; None finds them from this role's own logits.
+            nuclei: The nuclei to normalise over; None finds them from this role's own logits.
                 Pass the proximal policy's, so that both are normalised over the same tokens.
         """
         sampled = batch.sampled
-        found = sampled_logprobs(
+        found = distinct_logprobs(
             gathered(self._hidden_states(role, batch.rows), sampled.states),
             self.model.get_base_model().lm_head,
             sampled,
-            nucleus_mask,
+            nuclei,
         )
         zero = found.logprobs.new_zeros(())
         return TokenLogprobs(
             logprobs=torch.where(batch.mask, gathered(found.logprobs, batch.sampled_index), zero),
             entropy=torch.where(batch.mask, found.entropy[batch.sampled_index], zero),
-            nucleus_mask=found.nucleus_mask,
+            nuclei=found.nuclei,
         )
 
-    def sample_logprobs(
+    def completion_logprobs(
         self, role: Role, samples: Sequence[Sample], *, token_budget: int
     ) -> list[Tensor]:
-        """For each sample, its completion's logprobs under a role; see `sampling_logprobs`."""
-        return self.sampling_logprobs(role, samples, [AS_ASKED], token_budget=token_budget)[0]
+        """For each sample, its completion's logprobs under a role; see `logprobs_by_sampling`."""
+        return self.logprobs_by_sampling(role, samples, [AS_ASKED], token_budget=token_budget)[0]
 
     @torch.no_grad()
-    def sampling_logprobs(
+    def logprobs_by_sampling(
         self,
         role: Role,
         samples: Sequence[Sample],
@@ -234,7 +234,7 @@ class PolicyRoles(nn.Module):
             mask = batch.mask.cpu()
             for by_sample, sampling in zip(found, samplings, strict=True):
                 sampled = sampling.applied(batch.sampled)
-                logprobs = sampled_logprobs(hidden, head, sampled, None).logprobs
+                logprobs = distinct_logprobs(hidden, head, sampled, None).logprobs
                 rows = zip(
                     batch.indices, logprobs[batch.sampled_index].float().cpu(), mask, strict=True
                 )

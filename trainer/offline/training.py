@@ -217,7 +217,7 @@ def _with_behaviour(
     if not texts:
         return samples
     blank = [replace(s, sampler_logprobs=(0.0,) * len(s.completion_ids)) for s in texts]
-    found = roles.sample_logprobs(Role.REFERENCE, blank, token_budget=token_budget)
+    found = roles.completion_logprobs(Role.REFERENCE, blank, token_budget=token_budget)
     filled = iter(
         replace(s, sampler_logprobs=tuple(logprobs.tolist()))
         for s, logprobs in zip(texts, found, strict=True)

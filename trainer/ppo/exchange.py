@@ -68,7 +68,7 @@ def experience_of_all_ranks(
                 name: None if tensor is None else tensor.to(batch.mask.device)
                 for name, tensor in received[m, i].items()
             }
-            experience = Experience(batch=batch, nucleus_mask=(), **tensors)
+            experience = Experience(batch=batch, nuclei=(), **tensors)
         mini_batches[m].append(replace(experience, shard=shards[m][i]))
     return mini_batches
 
@@ -80,8 +80,6 @@ def _cost(batch: MicroBatch, hidden_size: int) -> float:
 
 def _to_send(experience: Experience) -> dict[str, Tensor | None]:
     """The tensors that a rank has computed, on the CPU; the other ranks have everything else already."""
-    computed = [
-        f.name for f in fields(Experience) if f.name not in ("batch", "shard", "nucleus_mask")
-    ]
+    computed = [f.name for f in fields(Experience) if f.name not in ("batch", "shard", "nuclei")]
     tensors = {name: getattr(experience, name) for name in computed}
     return {name: None if tensor is None else tensor.cpu() for name, tensor in tensors.items()}

@@ -22,7 +22,7 @@ class Experience:
     batch: MicroBatch
     shard: int = 0
     """The shard to which it belongs in its mini-batch; see `trainer.ranks.shards`."""
-    nucleus_mask: tuple[Nucleus, ...]
+    nuclei: tuple[Nucleus, ...]
     """The proximal policy's nuclei, over which all roles are normalised; empty if another rank computes the shard."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor

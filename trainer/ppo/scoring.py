@@ -98,7 +98,7 @@ def _experience(
     roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, *, kl_coef: float
 ) -> Experience:
     proximal = roles.token_logprobs(Role.PROXIMAL, batch)
-    reference = roles.token_logprobs(Role.REFERENCE, batch, proximal.nucleus_mask)
+    reference = roles.token_logprobs(Role.REFERENCE, batch, proximal.nuclei)
     kl = kl_estimate(proximal.logprobs, reference.logprobs, config.kl_estimator)
     # Without a critic, advantages are computed later, from the whole mini-batch; see `_with_group_advantages`.
     values, returns, advantages = None, None, torch.zeros_like(kl)
@@ -115,7 +115,7 @@ def _experience(
         policy_mask = mask & kept.unsqueeze(1)
     return Experience(
         batch=batch,
-        nucleus_mask=proximal.nucleus_mask,
+        nuclei=proximal.nuclei,
         proximal_logprobs=proximal.logprobs,
         reference_logprobs=reference.logprobs,
         reference_kl=kl,

@@ -209,7 +209,7 @@ class PPOUpdate:
     def _backward_policy(self, e: Experience, loss_weights: Tensor) -> PolicyMetrics:
         """Add a micro-batch's gradient to the policy's."""
         loss, metrics = policy_loss(
-            self._roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs,
+            self._roles.token_logprobs(Role.POLICY, e.batch, e.nuclei).logprobs,
             e.proximal_logprobs,
             e.advantages,
             e.importance_weights,

@@ -125,7 +125,7 @@ def _samplings(
             ways[_WHOLE] = Sampling(whole=True)
         if any(sample.temperature != 1 for sample in samples):
             ways[_RAW] = Sampling(raw=True)
-    logprobs = roles.sampling_logprobs(
+    logprobs = roles.logprobs_by_sampling(
         Role.PROXIMAL, samples, list(ways.values()), token_budget=_TOKEN_BUDGET
     )
     return dict(zip(ways, logprobs, strict=True))
@@ -141,7 +141,7 @@ def _shifts(pushed: Sequence[Tensor]) -> dict[str, list[Tensor]]:
 
 
 def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
-    return roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
+    return roles.completion_logprobs(Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
 
 
 def chosen_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:

@@ -138,12 +138,12 @@ def test_trees_give_the_numbers_of_each_sequence_by_itself(kind: str, tmp_path: 
     with torch.no_grad():
         alone = [logprobs_alone(roles, one) for one in SAMPLES]
     for token_budget in (10, 16, 200):
-        found = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=token_budget)
+        found = roles.completion_logprobs(Role.POLICY, SAMPLES, token_budget=token_budget)
         for expected, logprobs in zip(alone, found, strict=True):
             torch.testing.assert_close(logprobs, expected, atol=ROUNDING, rtol=0)
     # The window makes a difference that is none of rounding.
     roles._attention = replace(roles._attention, window=100)
-    without = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=200)
+    without = roles.completion_logprobs(Role.POLICY, SAMPLES, token_budget=200)
     assert float((without[0] - alone[0]).abs().max()) > 100 * ROUNDING
 
 
@@ -166,12 +166,12 @@ def test_layers_with_a_state_compute_a_row_for_each_sequence(
             torch.autograd.grad(total, parameters), gradients, strict=True
         ):
             torch.testing.assert_close(gradient, expected, atol=10 * ROUNDING, rtol=ROUNDING)
-        by_sample = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=token_budget)
+        by_sample = roles.completion_logprobs(Role.POLICY, SAMPLES, token_budget=token_budget)
         for logprobs, exact in zip(by_sample, alone, strict=True):
             torch.testing.assert_close(logprobs, exact, atol=ROUNDING, rtol=0)
     # In a tree, a sequence would take the state of its neighbour.
     roles._attention = Attention()
-    in_trees = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=200)
+    in_trees = roles.completion_logprobs(Role.POLICY, SAMPLES, token_budget=200)
     differences = [
         float((tree - exact).abs().max()) for tree, exact in zip(in_trees, alone, strict=True)
     ]

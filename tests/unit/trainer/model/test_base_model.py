@@ -104,11 +104,13 @@ def test_a_policy_on_4_bits_is_the_one_on_the_served_weights_and_learns(
         for i in range(4)
     ]
     update = PPOUpdate(roles, PPOConfig(learning_rate=1e-2, kl_coef=0.0))
-    before = torch.stack(roles.sample_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
+    before = torch.stack(roles.completion_logprobs(Role.POLICY, samples, token_budget=99)).sum(
+        dim=1
+    )
     for step in range(3):
         roles.load_adapter_state(Role.PROXIMAL, roles.rounded_policy())
         update.step(update.experience([samples], seed=str(step)), train_policy=True)
-    after = torch.stack(roles.sample_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
+    after = torch.stack(roles.completion_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
     gained = after - before
     assert gained[3] > gained[0]
 
@@ -119,7 +121,9 @@ def test_a_policy_on_4_bits_is_the_one_on_the_served_weights_and_learns(
         device=CPU,
         serve_dtype=torch.float32,
     )
-    found = torch.stack(on_served.sample_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
+    found = torch.stack(on_served.completion_logprobs(Role.POLICY, samples, token_budget=99)).sum(
+        dim=1
+    )
     torch.testing.assert_close(found, after, atol=1e-5, rtol=0)
 
 

@@ -12,7 +12,7 @@ from tests.threads import torch_threads
 from trainer.model import head as head_module
 from trainer.model import logprobs as logprobs_module
 from trainer.model.batches.batch import SampledTokens
-from trainer.model.logprobs import sampled_logprobs
+from trainer.model.logprobs import distinct_logprobs
 from trainer.model.nuclei import FIRST_GUESS, Nucleus, find_nuclei, nucleus
 
 
@@ -155,9 +155,9 @@ def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
     for chunk_tokens in (7, 40, 1000):
         monkeypatch.setitem(logprobs_module.CHUNK_LOGITS, "cpu", chunk_tokens * vocabulary)
         with torch.no_grad():
-            nucleus_mask = sampled_logprobs(hidden, head, sampled, None).nucleus_mask
+            nuclei = distinct_logprobs(hidden, head, sampled, None).nuclei
         states = hidden.clone().requires_grad_()
-        scores = sampled_logprobs(states, head, sampled, nucleus_mask)
+        scores = distinct_logprobs(states, head, sampled, nuclei)
         torch.testing.assert_close(scores.logprobs.tolist(), expected, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(scores.entropy.tolist(), expected_entropies, atol=2e-5, rtol=0)
         assert not scores.entropy.requires_grad
@@ -202,7 +202,7 @@ def test_a_token_that_was_certain_has_logprob_zero() -> None:
     sampled = make_sampled(6, 6, 50)
     hidden = torch.randn(6, 4)
     certain = Nucleus(token_ids=sampled.token_ids.int(), num_others=torch.zeros(6).long())
-    scores = sampled_logprobs(hidden, head, sampled, [certain])
+    scores = distinct_logprobs(hidden, head, sampled, [certain])
     assert scores.logprobs.tolist() == [0.0] * 6
     assert scores.entropy.tolist() == [0.0] * 6
 
@@ -226,7 +226,7 @@ def test_logits_of_a_half_precision_head_are_not_rounded_to_its_dtype(
     for chunk_tokens in (7, 1000):
         monkeypatch.setitem(logprobs_module.CHUNK_LOGITS, "cpu", chunk_tokens * vocabulary)
         states = hidden.clone().requires_grad_()
-        scores = sampled_logprobs(states, head, sampled, None)
+        scores = distinct_logprobs(states, head, sampled, None)
         # Rounded to bfloat16, logits of this size would be off by 0.03.
         torch.testing.assert_close(scores.logprobs.tolist(), expected, atol=2e-5, rtol=1e-5)
         (gradient,) = torch.autograd.grad(scores.logprobs.sum(), states)
@@ -245,12 +245,12 @@ def test_the_gradient_over_nuclei_is_the_same_every_time() -> None:
     nn.init.normal_(head.weight, std=0.5)
     states = torch.randn(num_tokens, width)
     sampled = make_sampled(num_tokens, num_tokens, vocabulary)
-    nuclei = sampled_logprobs(states, head, sampled, None).nucleus_mask
+    nuclei = distinct_logprobs(states, head, sampled, None).nuclei
     found = set()
     with torch_threads(4):
         for _ in range(20):
             hidden = states.clone().requires_grad_()
-            sampled_logprobs(hidden, head, sampled, nuclei).logprobs.sum().backward()
+            distinct_logprobs(hidden, head, sampled, nuclei).logprobs.sum().backward()
             assert hidden.grad is not None
             found.add(hidden.grad.numpy().tobytes())
     assert len(found) == 1

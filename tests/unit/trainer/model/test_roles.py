@@ -176,9 +176,9 @@ def test_a_role_can_be_scored_on_the_nucleus_of_another(
 ) -> None:
     (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
     with torch.no_grad():
-        nucleus_mask = roles.token_logprobs(Role.PROXIMAL, batch).nucleus_mask
-        scores = roles.token_logprobs(Role.POLICY, batch, nucleus_mask)
-    assert all(one is other for one, other in zip(scores.nucleus_mask, nucleus_mask, strict=True))
+        nuclei = roles.token_logprobs(Role.PROXIMAL, batch).nuclei
+        scores = roles.token_logprobs(Role.POLICY, batch, nuclei)
+    assert all(one is other for one, other in zip(scores.nuclei, nuclei, strict=True))
     for i, index in enumerate(batch.indices):
         sample = SAMPLES[index]
         expected, _ = scores_by_hand(merged[Role.POLICY], sample, merged[Role.PROXIMAL])
@@ -189,7 +189,7 @@ def test_without_top_p_there_is_no_support_to_replay(roles: PolicyRoles) -> None
     (batch,) = micro_batches(
         make_samples((1.0,)), token_budget=EVERYTHING, hidden_size=128, device=CPU
     )
-    assert roles.token_logprobs(Role.POLICY, batch).nucleus_mask == ()
+    assert roles.token_logprobs(Role.POLICY, batch).nuclei == ()
 
 
 def test_values_are_the_critics_at_the_state_before_each_token_and_after_the_last(
@@ -269,9 +269,9 @@ def nuclei_of(roles: PolicyRoles, samples: list[Sample], token_budget: int) -> l
     found: list[list[set[int]]] = [[] for _ in samples]
     for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
         with torch.no_grad():
-            nucleus_mask = roles.token_logprobs(Role.POLICY, batch).nucleus_mask
+            nuclei = roles.token_logprobs(Role.POLICY, batch).nuclei
         rows: list[set[int]] = []
-        for chunk in nucleus_mask:
+        for chunk in nuclei:
             rows += [
                 set(chunk.token_ids[chunk.rows == i].tolist()) for i in range(len(chunk.num_others))
             ]

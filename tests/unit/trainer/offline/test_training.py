@@ -72,7 +72,7 @@ def rows(policy: PolicyConfig) -> list[dict[str, Any]]:
                 )
             )
         samples = [as_sample(arm, version=3) for arm in arms]
-        logprobs = roles.sample_logprobs(Role.REFERENCE, samples, token_budget=4096)
+        logprobs = roles.completion_logprobs(Role.REFERENCE, samples, token_budget=4096)
         sampled = [
             arm.model_copy(update={"logprobs": each.tolist()})
             for arm, each in zip(arms, logprobs, strict=True)
@@ -247,7 +247,7 @@ def test_what_was_rewarded_has_become_likelier(
             )
     trained = policy.model_copy(update={"adapter": whole})
     before, after = (
-        PolicyRoles(each, device=CPU, serve_dtype=torch.float32).sample_logprobs(
+        PolicyRoles(each, device=CPU, serve_dtype=torch.float32).completion_logprobs(
             Role.POLICY, samples, token_budget=4096
         )
         for each in (policy, trained)

@@ -175,9 +175,7 @@ def test_experience_is_what_each_sample_gives_by_itself(
             scores = roles.token_logprobs(Role.PROXIMAL, alone)
             proximal = scores.logprobs[0].tolist()
             reference = (
-                roles.token_logprobs(Role.REFERENCE, alone, scores.nucleus_mask)
-                .logprobs[0]
-                .tolist()
+                roles.token_logprobs(Role.REFERENCE, alone, scores.nuclei).logprobs[0].tolist()
             )
             *values, after_last = roles.values(alone)[0].tolist()
         n = len(proximal)
@@ -938,7 +936,7 @@ def test_the_version_lag_is_how_far_the_policy_was_from_proximal_before_it_moved
         lags = torch.cat(
             [
                 (
-                    roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
+                    roles.token_logprobs(Role.POLICY, e.batch, e.nuclei).logprobs
                     - e.proximal_logprobs
                 )[e.batch.mask].abs()
                 for e in mini_batches[0]

@@ -86,7 +86,7 @@ class FakeServer(ServerStub):
         state = read_adapter(self.held[served].folder)
         scaled = {n: t * self.b_factor if ".lora_B." in n else t for n, t in state.items()}
         self.roles.load_adapter_state(Role.PROXIMAL, scaled)
-        found = self.roles.sample_logprobs(
+        found = self.roles.completion_logprobs(
             Role.PROXIMAL, [self.samples_as(sample) for sample in samples], token_budget=9999
         )
         arms = [
