@@ -1,7 +1,6 @@
 """A server that answers nothing: stand-ins for tests implement what their tests ask for."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from inference_server.wire.adapters.infos import AdapterInfo
@@ -15,12 +14,7 @@ class ServerStub:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         pass
 
     async def status(self) -> ServerStatus:

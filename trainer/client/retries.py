@@ -58,7 +58,10 @@ class Outage:
             _log.log(
                 self._level,
                 'event=server_fails path=%s reason="%s" for_s=%.1f give_up_after_s=%g',
-                *(path, reason, now_s - self._since_s, self._give_up_after_s),
+                path,
+                reason,
+                now_s - self._since_s,
+                self._give_up_after_s,
             )
 
     def over(self) -> None:
@@ -67,6 +70,7 @@ class Outage:
             _log.log(
                 self._level,
                 "event=server_answers after_s=%.1f failures=%d",
-                *(time.monotonic() - self._since_s, self._num_failures),
+                time.monotonic() - self._since_s,
+                self._num_failures,
             )
             self._since_s = None

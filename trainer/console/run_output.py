@@ -4,7 +4,6 @@ import json
 import math
 import os
 from io import FileIO
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -92,12 +91,7 @@ class RunOutput:
         """Where Prometheus finds the metrics; None without ``run.metrics_port``."""
         return self._endpoint.address
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop drawing and close every output."""
         self._progress.stop()
         self._endpoint.close()

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from types import TracebackType
 
 
 class BusyTime:
@@ -22,12 +21,7 @@ class BusyTime:
                 self._since = time.monotonic()
             self._num_open += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """A request has ended."""
         with self._lock:
             self._num_open -= 1

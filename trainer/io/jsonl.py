@@ -10,7 +10,6 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Protocol, Self, TypeVar
 
 import zstandard
@@ -136,12 +135,7 @@ class JsonlAppender:
         """Nothing to do: the file is open."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Wait until every row is on the disk, and close."""
         with self._file:
             os.fsync(self._file.fileno())

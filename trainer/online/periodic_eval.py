@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import comb
-from types import TracebackType
 from typing import Self
 
 from trainer.client.protocol import GreedyPrompt
@@ -68,12 +67,7 @@ class HeldOutEvaluations:
         """Nothing is asked before the first `start`."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Cancel the pending evaluation."""
         if self._pending is not None:
             self._pending.num_correct.cancel()

@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from inference_server.wire.schemas import ArmGroup
@@ -74,12 +73,7 @@ class RolloutPipeline:
         """Nothing is asked before the first `ask`."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Cancel the batches in flight."""
         # The server aborts a request when the request's connection closes.
         for _, future in self._in_flight:

@@ -223,7 +223,10 @@ class Versions:
         if status.boot_id != self._boot_id:
             _log.warning(
                 "event=server_restarted boot_id=%s was=%s kept=%d pushed_again=%s",
-                *(status.boot_id, self._boot_id, len(status.versions), numbers),
+                status.boot_id,
+                self._boot_id,
+                len(status.versions),
+                numbers,
             )
         elif pushed:
             _log.warning("event=versions_lost boot_id=%s pushed_again=%s", self._boot_id, numbers)

@@ -7,7 +7,6 @@ first has ended. A second failure is an error with the function's traceback.
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from inference_server.wire.schemas import ArmGroup
@@ -58,12 +57,7 @@ class RewardFunctions:
             self._start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End the process, even in the middle of a call."""
         self._is_closed = True
         if self._worker is not None:
@@ -102,7 +96,9 @@ class RewardFunctions:
             except FunctionFailure as failure:
                 _log.warning(
                     'event=reward_function_fails function=%s question=%s reason="%s"',
-                    *(name, question, failure.line),
+                    name,
+                    question,
+                    failure.line,
                 )
             try:
                 return self._call_once(name, columns)

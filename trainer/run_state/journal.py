@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from inference_server.wire.digests import sha256_of_bytes
@@ -73,12 +72,7 @@ class Journal:
         """Nothing to do: the journal is open."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the file, so that another process can open the journal."""
         self._file.close()
 

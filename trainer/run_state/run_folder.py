@@ -177,12 +177,12 @@ def _require_whole(path: Path) -> None:
     """
     try:
         lost = [f"[{name}]" for name in _IN_ALL_RUNS if name not in kept_tables(path)]
+        flaw = f"lacks {', '.join(lost)}, which every run has" if lost else None
     except FileNotFoundError:
-        lost = ["all"]
-    if lost:
+        flaw = "is missing, and the run has begun"
+    if flaw is not None:
         raise UsageError(
-            f"{path} has lost {', '.join(lost)} of the settings that the run was begun with: put back a copy of it, since "
-            "others may not be what the steps so far were done with"
+            f"{path} {flaw}: restore the file from a copy; other settings could not recompute the finished steps"
         )
 
 

@@ -126,7 +126,10 @@ class Membership:
         left = len(self.up)
         _log.warning(
             'event=server_left server=%s reason="%s" asked_elsewhere=%d servers_left=%d',
-            *(member.name, why, num_requests, left),
+            member.name,
+            why,
+            num_requests,
+            left,
         )
         if not left:
             self._none_since_s = member.since_s
@@ -180,7 +183,11 @@ class Membership:
         if was:
             _log.warning(
                 "event=server_back server=%s after_s=%.1f boot_id=%s was=%s given=%s",
-                *(member.name, away_s, member.boot_id, was, ",".join(map(str, given)) or "none"),
+                member.name,
+                away_s,
+                member.boot_id,
+                was,
+                ",".join(map(str, given)) or "none",
             )
         elif not self._untried:
             _log.warning("event=server_joined server=%s after_s=%.1f", member.name, away_s)

@@ -435,9 +435,9 @@ def test_a_file_of_rollouts_with_other_settings_is_called_by_its_name(tmp_path: 
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        (None, "has lost all of the settings"),
-        ("", r"has lost \[policy\], \[ppo\], \[run\] of the"),
-        ("[policy]\n[run]\n", r"has lost \[ppo\] of the"),
+        (None, "config.toml is missing, and the run has begun: restore"),
+        ("", r"lacks \[policy\], \[ppo\], \[run\], which every run has: restore"),
+        ("[policy]\n[run]\n", r"lacks \[ppo\], which every run has"),
         ("[policy", "config.toml: "),
     ],
 )
