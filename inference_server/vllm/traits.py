@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from inference_server.engine import EngineTraits, LinearShape
-from inference_server.wire.base_files import base_folder, fingerprint
+from inference_server.wire.base_files import known_fingerprint
 from inference_server.wire.prompts import PromptRenderer
 
 
@@ -25,10 +25,9 @@ def engine_traits(vllm_config: Any, renderer: PromptRenderer) -> EngineTraits:
     if lora_config is None:
         raise RuntimeError("the server needs LoRA: start it with python -m inference_server")
     model_config = vllm_config.model_config
-    folder = base_folder(model_config.model, model_config.revision)
     return EngineTraits(
         base_model=model_config.model,
-        base_fingerprint=None if folder is None else fingerprint(folder),
+        base_fingerprint=known_fingerprint(model_config.model, model_config.revision),
         max_model_len_tokens=model_config.max_model_len,
         max_lora_rank=lora_config.max_lora_rank,
         max_loaded_adapters=lora_config.max_cpu_loras,

@@ -4,6 +4,7 @@ Loads neither torch nor vllm.
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 
 _HUB_TIMEOUT_S = 10.0
 _CONFIG_FILE = "config.json"
+_INDEX_FILE = "model.safetensors.index.json"
 _SAMPLE_BYTES = 2**20
 
 
@@ -68,3 +70,28 @@ def fingerprint(folder: Path) -> str:
             file.seek(max(0, size - _SAMPLE_BYTES))
             digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def known_fingerprint(model: str, revision: str | None = None) -> str | None:
+    """Fingerprint of a model's files; None if not all of them are on disk, as before the end of a download.
+
+    Args:
+        model: A folder or a Hub id.
+        revision: Revision of the Hub id; None for its main branch.
+    """
+    folder = base_folder(model, revision)
+    try:
+        return fingerprint(folder) if folder is not None and _has_weights(folder) else None
+    except OSError:
+        return None
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether the files that the index names are there, or without an index any weights file."""
+    try:
+        names = set(json.loads((folder / _INDEX_FILE).read_bytes())["weight_map"].values())
+    except FileNotFoundError:
+        return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return all((folder / str(name)).is_file() for name in names)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from inference_server.wire.base_files import base_folder, fingerprint
+from inference_server.wire.base_files import known_fingerprint
 from inference_server.wire.schemas import ServerStatus
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import UsageError
@@ -99,15 +99,14 @@ class BaseComparison:
 
 def compare_base(status: ServerStatus, policy: PolicyConfig) -> BaseComparison:
     """Compare the base model's files on both sides."""
-    folder, served = base_folder(policy.base_model), status.base_fingerprint
+    ours, served = known_fingerprint(policy.base_model), status.base_fingerprint
     name = status.base_model
-    if folder is None or served is None:
+    if ours is None or served is None:
         return BaseComparison(
             is_same=None,
             text=f"{name}; whether it is the same revision of {policy.base_model} was not checked: the files "
             "are not on disk",
         )
-    ours = fingerprint(folder)
     if policy.quantization is not None:
         if ours == served:
             return BaseComparison(

@@ -17,7 +17,7 @@ from trainer.io.kept_settings import (
     settings_beside,
     table_of,
 )
-from trainer.io.run_layout import ADAPTERS_FOLDER, ROLLOUTS_FOLDER, START_FOLDER
+from trainer.io.run_layout import ROLLOUTS_FOLDER, run_of
 
 
 def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -28,8 +28,7 @@ def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
     """
     if (kept := _readable(adapter / CONFIG_FILE)) is not None:
         return adapter, kept
-    run = adapter.parent.parent if adapter.parent.name == ADAPTERS_FOLDER else adapter.parent
-    if run != adapter.parent or adapter.name == START_FOLDER:
+    if (run := run_of(adapter)) is not None:
         with suppress(FileNotFoundError):
             return run, kept_tables(run / CONFIG_FILE)
     return None

@@ -40,6 +40,13 @@ def version_folders(run: Path) -> dict[int, Path]:
     return {version: found[version] for version in sorted(v for v in found if v is not None)}
 
 
+def run_of(adapter: Path) -> Path | None:
+    """The folder of the run to which an adapter folder belongs by its place; None if it is not in such a place."""
+    if adapter.parent.name == ADAPTERS_FOLDER:
+        return adapter.parent.parent
+    return adapter.parent if adapter.name == START_FOLDER else None
+
+
 def why_no_adapter(folder: Path) -> str:
     """Says what a folder without an adapter's configuration is instead, and what to name in its place."""
     # Only if it is a folder: it may be any path, such as one that is too long for a folder.

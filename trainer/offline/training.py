@@ -20,6 +20,7 @@ from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.doctor.memory import plan_in_message
 from trainer.errors import BETWEEN_STEPS, UsageError
+from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import Metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
@@ -82,6 +83,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         num_steps = run.num_steps
         with stop.waiting():
             learner, progress = _restore(config, run, device)
+        keep_base(run.folder, config.policy)
         with (
             RunOutput(run, first_step=progress.step) as output,
             RewardFunctions(config.reward) as functions,

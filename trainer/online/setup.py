@@ -15,6 +15,7 @@ from trainer.console.run_output import RunOutput
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.doctor.memory import plan_in_message
 from trainer.io.adapter_settings import prompt_format_advice
+from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import read_metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
@@ -128,6 +129,7 @@ def _open_training(
         asked = fitting_questions(loaded, config, status, lines)
         with stop.waiting():
             learner = _learner(config, status, ranks)
+        keep_base(run.folder, config.policy, served=status.base_fingerprint)
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
         size = learner.roles.vocab_size
         versions = Versions(requests, adapters, config, found=status, vocab_size=size)

@@ -8,6 +8,7 @@ import torch
 
 from trainer.config.sections import TrainConfig
 from trainer.errors import UsageError
+from trainer.io.base_record import require_same_base
 from trainer.io.metrics_file import Metrics, read_metrics
 from trainer.model.base_files import require_base_model
 from trainer.model.device import compute_device
@@ -58,7 +59,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
         say: Called with each line about a possible cause of differences.
 
     Raises:
-        UsageError: The journal has no step, or none after ``from_step``, or the base model is missing.
+        UsageError: The journal has no step, or none after ``from_step``, or the base model is missing or another.
         CheckpointError: No such checkpoint is complete.
     """
     journal = JournalReader(run_folder)
@@ -69,12 +70,15 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
             f"--from {from_step}: the last step in {JOURNAL_FILE} is {journal.last_step}"
         )
     require_base_model(config.policy.base_model)
+    require_same_base(run_folder, config.policy)
     device = _device_of(config)
     roles = PolicyRoles(
         start_of(config, run_folder),
         device=device,
         serve_dtype=torch_dtype(config.policy, device),
     )
+    # Again, since the files of a Hub id may have been downloaded only just now.
+    require_same_base(run_folder, config.policy)
     learner = Learner(config.ppo, config.run, roles)
     folder = newest_checkpoint(run_folder, say, not_after=from_step)
     recorded, recorded_on = computed_with(folder)

@@ -21,6 +21,7 @@ from trainer.io.adapter_settings import (
     kept_prompt_format,
     training_data,
 )
+from trainer.io.base_record import BASE_FILE, require_same_base
 from trainer.io.durable import remove_unfinished, write_file
 from trainer.io.kept_settings import (
     CONFIG_FILE,
@@ -78,7 +79,7 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
         must_resume: Whether it is an error if there is no run to resume.
 
     Raises:
-        UsageError: There is nothing to resume, the folder holds a run of another configuration, or
+        UsageError: There is nothing to resume, the folder holds a run of another configuration or another base, or
             another process is at work in it.
     """
     folder = config.run.folder
@@ -91,9 +92,10 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     with Journal(folder) as journal:
         if not has_begun:
             # These files are left from a run whose checkpoints and journal were removed.
-            for name in (CONFIG_FILE, TRACKER_ID_FILE):
+            for name in (CONFIG_FILE, BASE_FILE, TRACKER_ID_FILE):
                 (folder / name).unlink(missing_ok=True)
         keep_settings(folder / CONFIG_FILE, config, free=_free_settings(config))
+        require_same_base(folder, config.policy)
         for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
             remove_unfinished(folder / part)
         yield journal
@@ -136,7 +138,8 @@ def require_own_run(config: TrainConfig, say: Callable[[str], None]) -> bool:
         Whether the run resumes, rather than begins.
 
     Raises:
-        UsageError: The folder cannot be written to, or holds something else or a run of another configuration.
+        UsageError: The folder cannot be written to, or holds something else or a run of another configuration or
+            another base.
     """
     config = with_kept_dtype(run_as_begun(config, say))
     path = config.run.folder / CONFIG_FILE
@@ -146,6 +149,7 @@ def require_own_run(config: TrainConfig, say: Callable[[str], None]) -> bool:
     # A run that has begun keeps its own format, so the default does not matter.
     config = with_prompt_format(config, lambda: "plain")
     require_as_kept(path, config, free=_free_settings(config))
+    require_same_base(config.run.folder, config.policy)
     return True
 
 

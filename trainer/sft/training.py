@@ -22,6 +22,7 @@ from trainer.console.progress import OnStep
 from trainer.console.stop_signals import stop_signals
 from trainer.errors import UsageError
 from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
+from trainer.io.base_record import BASE_FILE, keep_base, require_same_base
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.io.metrics_file import METRICS_FILE
@@ -56,7 +57,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         The adapter's folder; None if a signal has stopped the training.
 
     Raises:
-        UsageError: The folder holds an adapter, or checkpoints, that other settings made.
+        UsageError: The folder holds an adapter, or checkpoints, that other settings made or that another base has.
         DataError: The data cannot be used.
         NonFiniteError: A loss or a weight is NaN or infinite; nothing of that step is saved.
         Stopped: A signal asked to stop before the first step.
@@ -76,6 +77,9 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             if newest is None and (output / ADAPTER_WEIGHTS_FILE).exists():
                 say(f"{output} is finished; choose another output for another adapter")
                 return output
+            if newest is None:
+                (output / BASE_FILE).unlink(missing_ok=True)
+            require_same_base(output, config.policy)
             trainer, record = _trainer(config, tokenizer, renderer, newest, say)
             # Before the others, so that no loss that is not finite is shown.
             trainer.add_callback(FiniteCallback(config.sft.learning_rate, config.policy.dtype))
@@ -114,6 +118,7 @@ def _trainer(
         say(f"{'starting' if newest is None else 'resuming'} from {adapter}")
     score_completions_only()
     base = load_base(config.policy, device)
+    keep_base(config.output, config.policy)
     # A fresh adapter is drawn at random.
     set_seed(config.sft.seed)
     policy = config.policy.model_copy(update={"adapter": adapter})
