@@ -28,6 +28,7 @@ from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.io.adapter_settings import kept_prompt_format
+from trainer.io.base_record import BaseRecord, require_adapter_of
 from trainer.io.jsonl import JsonlAppender
 from trainer.io.kept_settings import keep_settings, settings_beside
 from trainer.rollouts.collected import collected_rows
@@ -132,6 +133,9 @@ async def collect(
     if not missing:
         return found
     status = await client.status()
+    if spec.folder is not None:
+        base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
+        require_adapter_of(spec.folder, base, field="model")
     missing = drop_overlong(missing, status.base_model, config.rollout, status, say)
     if not missing:
         return found

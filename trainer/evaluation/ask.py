@@ -37,6 +37,7 @@ from trainer.evaluation.records import (
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all, is_evaluation
 from trainer.evaluation.tables import print_table
 from trainer.evaluation.training_settings import with_training_settings
+from trainer.io.base_record import BaseRecord, require_adapter_of
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of questions answered so far and in all, over all models."""
@@ -66,6 +67,10 @@ async def evaluate(
         _require_writable(config.output)
     records = asked_questions(config)
     status = await client.status()
+    base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
+    for candidate in candidates:
+        if candidate.model.folder is not None:
+            require_adapter_of(candidate.model.folder, base, field="models")
     asked_as = resolve_format(config.prompt_format, has_chat_template=status.has_chat_template)
     config = config.model_copy(update={"prompt_format": asked_as})
     records = _askable(records, config, status, say)
@@ -91,7 +96,7 @@ async def evaluate(
                 num_answered += len(batch)
                 on_progress(num_answered, num_total)
 
-    evaluation, questions = _result(config, status.base_model, models, records, answers)
+    evaluation, questions = _result(config, base, models, records, answers)
     if config.output is not None:
         write_answers(answers_path(config.output), questions)
         evaluation.write(config.output)
@@ -114,7 +119,7 @@ def _askable(
 
 def _result(
     config: EvaluationConfig,
-    base_model: str,
+    base: BaseRecord,
     models: Mapping[str, EvaluatedModel],
     records: Sequence[Record],
     answers: Mapping[str, Sequence[ModelAnswers]],
@@ -123,7 +128,7 @@ def _result(
 
     Args:
         config: What was asked.
-        base_model: The server's.
+        base: The server's.
         models: Label to the model, in the configured order.
         records: The questions.
         answers: Label to the answers, in the order of the records.
@@ -139,7 +144,8 @@ def _result(
         for index, record in enumerate(records)
     ]
     evaluation = Evaluation(
-        base_model=base_model,
+        base_model=base.base_model,
+        base_fingerprint=base.fingerprint,
         data=config.data,
         data_seed=config.data_seed,
         num_questions=len(records),

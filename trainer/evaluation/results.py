@@ -129,6 +129,8 @@ class Evaluation(EvaluationPart):
     """Everything that was measured, and on what; ``evaluation.json`` holds one."""
 
     base_model: str
+    base_fingerprint: str | None = None
+    """The server's; null if it is not known, and in older evaluations."""
     data: str
     data_seed: int
     num_questions: int

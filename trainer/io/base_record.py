@@ -95,6 +95,11 @@ def read_base(folder: Path) -> BaseRecord | None:
         return None
 
 
+def write_base(folder: Path, record: BaseRecord) -> None:
+    """Write the record into a folder."""
+    write_file(folder / BASE_FILE, (record.model_dump_json(indent=2) + "\n").encode())
+
+
 def base_of(adapter: Path) -> BaseRecord | None:
     """The record of the SFT or run that an adapter folder belongs to; None if there is none."""
     run = run_of(adapter.absolute())
@@ -139,7 +144,7 @@ def keep_base(folder: Path, policy: PolicyConfig, *, served: str | None = None) 
     if kept is not None:
         now = kept.model_copy(update=now.model_dump(exclude_none=True))
     if now != kept:
-        write_file(folder / BASE_FILE, (now.model_dump_json(indent=2) + "\n").encode())
+        write_base(folder, now)
 
 
 def require_adapter_of(adapter: Path, now: BaseRecord, *, field: str) -> None:

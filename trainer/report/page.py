@@ -122,6 +122,7 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
         verdict=verdict,
         has_evaluation=run.has_evaluation,
         evaluation=evaluation,
+        left_out=run.left_out,
         other_data=run.other_data(),
         tables=() if evaluation is None else tables_of(evaluation),
         evaluation_charts=() if evaluation is None else evaluation_charts(evaluation),

@@ -15,6 +15,7 @@ from trainer.config.sections import TrainConfig
 from trainer.data.held_out import is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
+from trainer.io.base_record import BaseRecord, other_base, read_base
 from trainer.io.kept_settings import CONFIG_FILE, kept_tables
 from trainer.io.metrics_file import METRICS_FILE, Metrics, read_with_late, with_late
 from trainer.io.run_layout import START_FOLDER, version_of_name
@@ -34,7 +35,9 @@ class RunRecord:
     has_evaluation: bool
     """Whether there is an evaluation file, readable or not."""
     evaluation: Evaluation | None
-    """The evaluation; None if there is none, or its file cannot be read."""
+    """The evaluation; None if there is none, its file cannot be read, or `left_out` says why it does not count."""
+    left_out: str | None = None
+    """A sentence that says that the evaluation is of another base than the run's; None unless that is known."""
     late_evaluations: list[Metrics] = field(default_factory=list)
     """Evaluations during training that no row of a step has, oldest first."""
 
@@ -171,13 +174,16 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
     config_path = folder / CONFIG_FILE
     tables = kept_tables(config_path) if config_path.is_file() else None
     evaluation_path = folder / EVALUATION_FILE
+    evaluation = _read_evaluation(evaluation_path)
+    left_out = None if evaluation is None else _other_base(folder, evaluation)
     return RunRecord(
         folder=folder,
         rows=rows,
         config_text=None if tables is None else config_path.read_text("utf-8-sig"),
         config=None if tables is None else _read_config(tables),
         has_evaluation=evaluation_path.is_file(),
-        evaluation=_read_evaluation(evaluation_path),
+        evaluation=evaluation if left_out is None else None,
+        left_out=left_out,
         late_evaluations=late_evaluations,
     )
 
@@ -200,3 +206,10 @@ def _read_evaluation(path: Path) -> Evaluation | None:
         return Evaluation.read(path)
     except (OSError, ValidationError):
         return None
+
+
+def _other_base(folder: Path, evaluation: Evaluation) -> str | None:
+    evaluated = BaseRecord.served_as(evaluation.base_model, evaluation.base_fingerprint)
+    if (line := other_base(read_base(folder), evaluated)) is None:
+        return None
+    return f"{EVALUATION_FILE} is left out: the run {line}, which was evaluated."

@@ -87,7 +87,8 @@ def verdict_of(run: RunRecord) -> Verdict:
 
 def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
     if run.evaluation is None:
-        return Outcome.UNMEASURED, "Not measured.", _how_to_measure(run)
+        said = filter(None, (run.left_out, _how_to_measure(run)))
+        return Outcome.UNMEASURED, "Not measured.", " ".join(said)
     if run.compared is None:
         missing = f"{EVALUATION_FILE} does not compare an adapter of the run with the run's start."
         return Outcome.UNMEASURED, "Not measured.", f"{missing} {_how_to_measure(run)}"

@@ -38,6 +38,7 @@ from trainer.errors import (
     ServerUnreachableError,
     UsageError,
 )
+from trainer.io.base_record import BaseRecord, write_base
 from trainer.io.jsonl import read_lines
 
 ARMS = ("wolfram_0", "maudlin_0")
@@ -58,6 +59,7 @@ class FakeServer(ServerStub):
     async def status(self) -> ServerStatus:
         return status_with(
             base_model="base",
+            base_fingerprint="served",
             has_chat_template=self.has_chat_template,
             active_version=self.active,
             next_version=8,
@@ -445,3 +447,17 @@ def test_a_full_disk_is_said_with_the_files_folder(
     with pytest.raises(DiskFullError, match=f"disk of {tmp_path}; ") as caught:
         actions.collect(config(Path("rows.jsonl")))
     assert caught.value.exit_code == 3
+
+
+async def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    folder, output = tmp_path / "sft", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    server = FakeServer()
+    write_base(folder, BaseRecord(base_model="theirs", fingerprint="trained"))
+    with pytest.raises(UsageError, match=r"^model: .*sft was trained on theirs with fingerprint"):
+        await run(server, config(output, model=str(folder)))
+    assert (server.log, server.asked, output.exists()) == ([], [], False)
+    write_base(folder, BaseRecord(base_model="theirs", fingerprint="served"))
+    assert (await run(server, config(output, model=str(folder)))).num_questions == 40

@@ -40,6 +40,7 @@ from trainer.evaluation.ask import evaluate, run_evaluation
 from trainer.evaluation.questions import contamination_lines
 from trainer.evaluation.records import answers_path, read_answers
 from trainer.evaluation.results import Evaluation
+from trainer.io.base_record import BaseRecord, write_base
 
 BASE = "models/tiny-base"
 NEXT_VERSION = 7
@@ -55,6 +56,7 @@ class FakeServer(ServerStub):
         self.skill = skill
         self.versions = {} if active is None else {active: adapter_with(active, active=True)}
         self.active = active
+        self.base_fingerprint: str | None = "served"
         self.next_version = NEXT_VERSION
         self.log: list[str] = []
         self.prompts: list[GreedyPrompt] = []
@@ -70,6 +72,7 @@ class FakeServer(ServerStub):
         return status_with(
             boot_id="boot",
             base_model=BASE,
+            base_fingerprint=self.base_fingerprint,
             active_version=self.active,
             next_version=self.next_version,
             versions=list(self.versions.values()),
@@ -567,3 +570,60 @@ async def test_an_output_is_replaced_only_where_it_is_an_evaluation(
         ):
             await run(FakeServer({BASE: 3}), asked)
         assert answers_path(output).read_text() == "mine\n"
+
+
+def trained_on(folder: Path, fingerprint: str | None, **more: str) -> None:
+    record = BaseRecord(base_model="models/theirs", fingerprint=fingerprint, **more)
+    write_base(folder, record)
+
+
+async def test_an_adapter_of_another_base_is_refused_before_anything_is_asked(
+    tmp_path: Path,
+) -> None:
+    server = FakeServer({BASE: 2, "policy-000007": 5})
+    version = adapter(tmp_path / "run/adapters/policy-000012")
+    trained_on(tmp_path / "run", "trained")
+    with pytest.raises(UsageError) as caught:
+        await run(server, config("Base=base", f"PPO={tmp_path / 'run'}"))
+    assert str(caught.value) == (
+        f"models: {version} was trained on models/theirs with fingerprint trained, not on {BASE} with served, which "
+        "the server serves: serve the former, or name an adapter of the latter"
+    )
+    assert server.log == []
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "more", "served"),
+    [
+        ("served", {}, "served"),
+        (None, {}, "served"),
+        ("trained", {}, None),
+        # In 4 bits the server has other files than the trainer.
+        ("trained", {"quantization": "nf4", "served_fingerprint": "served"}, "served"),
+        ("trained", {"quantization": "nf4"}, "served"),
+    ],
+)
+async def test_an_adapter_of_the_same_or_an_unknown_base_is_evaluated(
+    fingerprint: str | None, more: dict[str, str], served: str | None, tmp_path: Path
+) -> None:
+    server = FakeServer({"policy-000007": 5})
+    server.base_fingerprint = served
+    trained_on(sft := adapter(tmp_path / "sft"), fingerprint, **more)
+    output = tmp_path / "evaluation.json"
+    await run(server, config(f"SFT={sft}", output=output))
+    assert Evaluation.read(output).base_fingerprint == served
+
+
+async def test_an_adapter_in_4_bits_belongs_to_what_its_run_was_served(tmp_path: Path) -> None:
+    server = FakeServer({"policy-000007": 5})
+    trained_on(
+        sft := adapter(tmp_path / "sft"), "served", quantization="nf4", served_fingerprint="other"
+    )
+    with pytest.raises(UsageError, match=f"fingerprint other, not on {BASE} with served"):
+        await run(server, config(f"SFT={sft}"))
+
+
+def test_an_evaluation_from_before_the_fingerprint_is_read() -> None:
+    older = Path(__file__).parents[3] / "fixtures/verdict/improves/evaluation.json"
+    assert "base_fingerprint" not in older.read_text()
+    assert Evaluation.read(older).base_fingerprint is None

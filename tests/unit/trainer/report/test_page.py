@@ -1,6 +1,7 @@
 """The report: complete for a full run, true for a run with little data, and with all text escaped."""
 
 import json
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,12 +17,14 @@ from trainer.errors import UsageError
 from trainer.evaluation.candidates import EvaluatedModel
 from trainer.evaluation.records import Answer, ArmsAnswer, ModelAnswers, QuestionAnswers
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all
+from trainer.io.base_record import BaseRecord, write_base
 from trainer.report.page import report_run
 
 ATTACK = "</pre><script>alert('owned')</script><img src=x onerror=alert(1)>"
 NUM_CURVES = 12
 """Charts for which `metrics` has data."""
 QUIET = Console(quiet=True)
+MADE_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -452,3 +455,26 @@ def test_a_run_without_metrics_is_refused(tmp_path: Path, content: str | None) -
         report_run(tmp_path, QUIET)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.glob("report*")) == []
+
+
+def test_an_evaluation_of_another_base_is_left_out_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(MADE_RUN, tmp_path / "run"))
+    path = run / "evaluation.json"
+    older = Evaluation.read(path)
+    write_base(run, BaseRecord(base_model="models/tiny-base", fingerprint="trained"))
+    report_run(run, Console())
+    assert "Is RL helping? Yes." in capsys.readouterr().out
+    older.model_copy(update={"base_fingerprint": "served"}).write(path)
+    report_run(run, Console())
+    said = " ".join(capsys.readouterr().out.split())
+    line = (
+        "evaluation.json is left out: the run was trained on models/tiny-base with fingerprint trained, not on "
+        "models/tiny-base with served, which was evaluated."
+    )
+    assert f"Is RL helping? Not measured. {line} Evaluate" in said
+    assert line in page_of(run).text
+    older.model_copy(update={"base_fingerprint": "trained"}).write(path)
+    report_run(run, Console())
+    assert "Is RL helping? Yes." in capsys.readouterr().out
