@@ -16,7 +16,7 @@ import tomli_w
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from inference_server.wire.base_files import base_folder, fingerprint
+from inference_server.wire.base_files import known_fingerprint
 from regime_w import build_prompt
 from trainer.config.safe_text import safe_line, safe_text
 from trainer.config.sections import TrainConfig
@@ -26,6 +26,7 @@ from trainer.evaluation.results import Evaluation, ModelResult
 from trainer.evaluation.tables import TextTable, tables_of
 from trainer.export.target import TAG
 from trainer.export.versions import JournalDigest, RunVersion
+from trainer.io.base_record import read_base
 from trainer.report.run_record import RunRecord
 from trainer.report.verdict import Outcome, verdict_of
 
@@ -94,7 +95,7 @@ def model_card(exported: Exported) -> str:
     arm = arms.get(evaluation.arm if evaluation else "", config.rollout.arms[0])
     is_chat = config.rollout.prompt_format == "chat"
     base = config.policy.base_model
-    folder = base_folder(base)
+    kept = read_base(run.folder)
     # Jinja escapes nothing here, because the text is Markdown. Text of others goes through `_plain` or `_code`.
     environment = Environment(
         loader=PackageLoader("trainer.export"),
@@ -108,12 +109,12 @@ def model_card(exported: Exported) -> str:
         metadata=_metadata(exported).to_yaml(),
         title=_plain(run.folder.resolve().name),
         exported=exported,
-        base=_public(base),
-        source=_public(config.data.source),
+        base=public_path(base),
+        source=public_path(config.data.source),
         base_name=exported.base_on_hub or f"./{Path(base).name}",
-        fingerprint=None if folder is None else fingerprint(folder),
+        fingerprint=(kept and kept.fingerprint) or known_fingerprint(base),
         verdict=verdict if verdict.outcome is not Outcome.UNMEASURED else None,
-        evidence=_plain(" ".join(filter(None, (verdict.evidence, run.other_data(_public))))),
+        evidence=_plain(" ".join(filter(None, (verdict.evidence, run.other_data(public_path))))),
         trained=None if run.compared is None else run.compared[1],
         summary=None if evaluation is None else _plain(_public_summary(evaluation)),
         tables=[] if evaluation is None else list(map(_markdown, tables_of(evaluation))),
@@ -148,7 +149,7 @@ def _results(exported: Exported) -> list[EvalResult]:
     evaluation, found = exported.run.evaluation, exported.evaluated
     if evaluation is None or found is None:
         return []
-    data = _public(evaluation.data)
+    data = public_path(evaluation.data)
     return [
         EvalResult(
             task_type="text-generation",
@@ -179,18 +180,18 @@ def _settings(config_text: str) -> str:
 
 
 def _public_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, with `_public` paths; only the keys of `_PATHS` are taken for paths."""
+    """The settings, with `public_path` paths; only the keys of `_PATHS` are taken for paths."""
     found = {name: dict(section) for name, section in settings.items()}
     for name, key in _PATHS:
         value = found.get(name, {}).get(key)
         if isinstance(value, list):
-            found[name][key] = list(map(_public, value))
+            found[name][key] = list(map(public_path, value))
         elif value is not None:
-            found[name][key] = _public(value)
+            found[name][key] = public_path(value)
     return found
 
 
-def _public(path: str) -> str:
+def public_path(path: str) -> str:
     """A path, a model, a source or a function as others may see it, without anything about a machine's folders.
 
     A path below the working directory is shown whole, and so is an id of the Hub.
@@ -201,7 +202,7 @@ def _public(path: str) -> str:
 
 
 def _public_summary(evaluation: Evaluation) -> str:
-    return evaluation.model_copy(update={"data": _public(evaluation.data)}).summary
+    return evaluation.model_copy(update={"data": public_path(evaluation.data)}).summary
 
 
 def _markdown(table: TextTable) -> str:

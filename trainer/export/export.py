@@ -15,11 +15,12 @@ from tempfile import TemporaryDirectory, mkdtemp
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import ExportCommand, TrainConfig
 from trainer.errors import UsageError
-from trainer.export.card import Exported, model_card
+from trainer.export.card import Exported, model_card, public_path
 from trainer.export.hub import push, require_pushable
 from trainer.export.merged import save_merged
 from trainer.export.target import CARD_FILE, repository_of, require_target
 from trainer.export.versions import RunVersion, choose_version, journal_digest
+from trainer.io.base_record import read_base, require_same_base, write_base
 from trainer.io.disk import raise_disk_full
 from trainer.io.durable import fsync
 from trainer.io.kept_settings import CONFIG_FILE
@@ -32,13 +33,14 @@ def export(command: ExportCommand, say: Callable[[str], None]) -> str:
 
     Args:
         command: The run, the version, whether to merge it, and the target.
-        say: Gets a line that names the version, and a warning if others do not have the base model.
+        say: Gets a line that names the version, and a warning if others do not have the base model or the evaluation is
+            of another one.
 
     Returns:
         The folder, or the repository's address.
 
     Raises:
-        UsageError: The run does not have the version, its base cannot be read, or the Hub refuses it.
+        UsageError: The run does not have the version, its base cannot be read or is another one, or the Hub refuses it.
         DiskFullError: There is no space left.
     """
     run = read_run(command.run)
@@ -47,7 +49,11 @@ def export(command: ExportCommand, say: Callable[[str], None]) -> str:
         raise UsageError(f"{command.run / CONFIG_FILE}: no settings that this version can read")
     version = choose_version(command.run, step=command.step, best=command.best)
     require_base_model(config.policy.base_model)
+    if command.merged:
+        require_same_base(command.run, config.policy)
     say(f"{version.folder}, the policy after step {version.step}")
+    if run.left_out is not None:
+        say(f"warning: {run.left_out}")
     repository = repository_of(command.to)
     if repository is None:
         folder = Path(command.to)
@@ -111,9 +117,14 @@ def _fill(
     dtype: str | None = None
     if command.merged:
         dtype = save_merged(config.policy, version.folder, folder, command.dtype)
+        # Again, since the files of a Hub id may have been downloaded only just now.
+        require_same_base(command.run, config.policy)
     else:
         for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
             shutil.copyfile(version.folder / name, folder / name)
+        if (base := read_base(command.run)) is not None:
+            shown = {"base_model": public_path(base.base_model)}
+            write_base(folder, base.model_copy(update=shown))
     load_tokenizer(config.policy.base_model).save_pretrained(folder)
     exported = Exported(
         name=repository_of(command.to) or Path(command.to).name,

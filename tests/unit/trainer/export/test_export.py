@@ -18,17 +18,20 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from inference_server.wire.base_files import fingerprint
 from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
+from tests.unit.base_variants import copy_of, retrain
 from tests.unit.chat_tokenizers import CHATML
 from trainer.cli import main
 from trainer.client.model_spec import ModelSpec
-from trainer.config.sections import ExportCommand
+from trainer.config.sections import ExportCommand, PolicyConfig
 from trainer.errors import UsageError
 from trainer.evaluation.results import Evaluation
 from trainer.export.card import Exported, model_card
 from trainer.export.export import export
 from trainer.export.target import repository_of
 from trainer.export.versions import RunVersion, choose_version
+from trainer.io.base_record import BaseRecord, base_of, keep_base
 from trainer.model.roles import PolicyRoles
 from trainer.report.run_record import read_run
 from trainer.run_state.checkpoint import Best, write_best
@@ -148,6 +151,41 @@ def test_the_adapter_is_the_versions_and_loads_by_peft(
     assert torch.equal(
         logits(by_peft(tiny_base, adapter), adapter), logits(by_peft(tiny_base, version), tiny_base)
     )
+
+
+def test_weights_are_merged_only_into_the_base_that_the_run_was_trained_on(
+    tiny_base: Path, make_roles: Callable[..., PolicyRoles], tmp_path: Path
+) -> None:
+    base = copy_of(tiny_base, tmp_path / "base")
+    run = make_run(tmp_path / "run", base, make_roles)
+    keep_base(run, PolicyConfig(base_model=str(base)))
+    before = fingerprint(base)
+    assert (exported(run, tmp_path / "merged", merged=True) / "config.json").exists()
+    after = fingerprint(retrain(base))
+    with pytest.raises(UsageError, match=f"run was trained on {base} with .*{before}.* {after}"):
+        exported(run, tmp_path / "merged again", merged=True)
+    assert not (tmp_path / "merged again").exists()
+    # An adapter says which base it needs, without the machine's folders.
+    adapter = exported(run, tmp_path / "adapter", adapter=True)
+    assert f"fingerprint `{before}`" in (adapter / "README.md").read_text()
+    assert base_of(adapter) == BaseRecord(
+        base_model="base", fingerprint=before, served_fingerprint=before
+    )
+
+
+def test_an_evaluation_of_another_base_is_not_in_the_card(
+    tiny_base: Path, make_roles: Callable[..., PolicyRoles], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", tiny_base, make_roles)
+    keep_base(run, PolicyConfig(base_model=str(tiny_base)))
+    evaluation = Evaluation.read(run / "evaluation.json")
+    evaluation.model_copy(update={"base_fingerprint": "other"}).write(run / "evaluation.json")
+    said: list[str] = []
+    export(ExportCommand(run=run, to=str(tmp_path / "to"), adapter=True), said.append)
+    assert said[1].startswith("warning: evaluation.json is left out: the run was trained on ")
+    card = ModelCard.load(tmp_path / "to/README.md")
+    assert "Not measured." in card.text
+    assert card.data.eval_results is None
 
 
 # --- the card ---------------------------------------------------------------------------------
