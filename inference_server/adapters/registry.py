@@ -48,6 +48,7 @@ class AdapterRegistry:
         # Kept after a version is retired: it may be uploaded again, but only unchanged. About 1 KB each.
         self._seen: dict[int, AdapterIdentity] = {}
         self._next_version = 0
+        self._base_fingerprint = traits.base_fingerprint
         self._changes = asyncio.Lock()
         self._tidying: asyncio.Task[None] | None = None
 
@@ -82,16 +83,31 @@ class AdapterRegistry:
         active = record.active_version
         if active is not None and active in kept and active not in newest:
             newest = [active, *newest[1:]]
+        other_base = self._other_base(record.base_fingerprint)
         for version in stored:
             if version in newest:
-                await self._restore(version)
+                await self._restore(version, other_base)
             else:
                 await asyncio.to_thread(remove_path, self._folder.path_of(version))
         if active is not None and active in self._loaded:
             self._loaded.activate(active)
+        if self._base_fingerprint != record.base_fingerprint:
+            # Only now: if the server is killed before, the next one still knows whose the versions that are left are.
+            self._write_record()
 
-    async def _restore(self, version: int) -> None:
+    def _other_base(self, recorded: str | None) -> str | None:
+        """Why stored versions are of another base model than the engine's; None unless that is known."""
+        served = self._traits.base_fingerprint
+        if served is None:
+            self._base_fingerprint = recorded
+        if recorded is None or served is None or recorded == served:
+            return None
+        return f"it is of a base model with fingerprint {recorded}, and {self._traits.base_model} has {served}"
+
+    async def _restore(self, version: int, other_base: str | None) -> None:
         try:
+            if other_base is not None:
+                raise AdapterRejected(other_base)
             staged = await asyncio.to_thread(self._folder.open_stored, version)
             config = await asyncio.to_thread(validate_adapter, staged, self._traits)
             await self._load(version, staged, AdapterIdentity(sha256=staged.sha256, config=config))
@@ -221,6 +237,10 @@ class AdapterRegistry:
             await self._loaded.remove_retired_files()
 
     def _write_record(self) -> None:
-        record = RegistryRecord(active_version=self._loaded.active, next_version=self._next_version)
+        record = RegistryRecord(
+            active_version=self._loaded.active,
+            next_version=self._next_version,
+            base_fingerprint=self._base_fingerprint,
+        )
         # A few bytes into the page cache: starting a thread would take longer.
         self._folder.write_record(record)

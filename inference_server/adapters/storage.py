@@ -80,6 +80,8 @@ class RegistryRecord(BaseModel):
 
     active_version: int | None = Field(default=None, ge=0, lt=NUM_VERSIONS)
     next_version: int = Field(default=0, ge=0, le=NUM_VERSIONS)
+    base_fingerprint: str | None = Field(default=None, max_length=32)
+    """Fingerprint of the base that the versions are adapters of; None if it is not known, as in older records."""
 
 
 def remove_path(path: Path) -> None:

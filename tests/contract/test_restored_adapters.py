@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import save
+from structlog.testing import capture_logs
 
 from inference_server.engine import EngineAdapter
 from tests.contract.client import Client, Restart, adapter_config, adapter_weights
@@ -174,6 +175,67 @@ async def test_what_cannot_be_served_again_is_set_aside(
     assert len(engine.loaded) == len(left)
     assert (status["active_version"], status["next_version"]) == (None, 3)
     assert (state_dir / "refused-policy-000002").is_dir()
+
+
+def engine_of(fingerprint: str | None) -> FakeEngine:
+    engine = FakeEngine()
+    engine.traits = replace(engine.traits, base_fingerprint=fingerprint)
+    return engine
+
+
+async def test_versions_of_another_base_of_the_same_shapes_are_set_aside(
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
+    for version in (1, 2):
+        await client.put_adapter(version, weights=adapter_weights(version))
+    await client.post("/v1/adapters/2/activate")
+    for num_before in range(2):
+        # A second restart, on the same base, finds nothing to set aside.
+        with capture_logs() as lines:
+            restarted, engine = await restart(engine_of("fedcba9876543210"))
+        status = (await restarted.get("/v1/status")).json()
+        assert (status["versions"], engine.loaded) == ([], {})
+        assert (status["active_version"], status["next_version"]) == (None, 3)
+        aside = [line for line in lines if line["event"] == "adapter_set_aside"]
+        assert [line["version"] for line in aside] == ([] if num_before else [1, 2])
+        assert {line["reason"] for line in aside} <= {
+            "it is of a base model with fingerprint 0123456789abcdef, and fake/base has fedcba9876543210"
+        }
+    assert (state_dir / "refused-policy-000002").is_dir()
+    # What is uploaded now is of the new base.
+    assert (await restarted.put_adapter(3, weights=adapter_weights(3))).status_code == 201
+    restarted, _ = await restart(engine_of("fedcba9876543210"))
+    assert (await restarted.get("/v1/adapters/3")).status_code == 200
+
+
+async def test_an_unknown_base_sets_nothing_aside(
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
+    for version in (1, 2):
+        await client.put_adapter(version, weights=adapter_weights(version))
+    # Files that are not on disk have no fingerprint; the one that is known stays.
+    restarted, engine = await restart(engine_of(None))
+    assert len(engine.loaded) == 2
+    await restarted.post("/v1/adapters/2/activate")
+    _, engine = await restart(engine_of("fedcba9876543210"))
+    assert engine.loaded == {}
+
+
+async def test_versions_from_before_the_record_of_the_base_are_restored_and_then_have_one(
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
+    await client.put_adapter(1)
+    record = state_dir / "registry.json"
+    record.write_bytes(b'{"active_version":1,"next_version":2}'.ljust(128))
+    restarted, _ = await restart()
+    assert (await restarted.get("/v1/status")).json()["active_version"] == 1
+    kept = json.loads(record.read_bytes())
+    assert kept == {
+        "active_version": 1,
+        "next_version": 2,
+        "base_fingerprint": "0123456789abcdef",
+    }
+    assert record.stat().st_size == 128
 
 
 async def test_what_an_older_server_accepted_and_did_not_apply_is_set_aside(
