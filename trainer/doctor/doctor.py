@@ -27,6 +27,7 @@ from trainer.doctor.start.adapter import starting_policy
 from trainer.doctor.start.inputs import check_critic_rollouts, check_reward_functions
 from trainer.doctor.start.run_folder import check_run_folder, check_trackers
 from trainer.errors import UsageError
+from trainer.io.adapter_settings import base_advice
 
 _LOG_WIDTH = 140
 
@@ -64,6 +65,8 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     policy, flaw = starting_policy(config, reads_weights=trainer_starts)
     config = config.model_copy(update={"policy": policy})
     results += [] if flaw is None else [flaw]
+    if trainer_starts:
+        results += [note("adapter", line, "policy.base_model") for line in base_advice(policy)]
     is_nowhere = base_folder(config.model) is None and model_files[0].status is CheckStatus.BAD
     try:
         # If the model is nowhere, reading its shape would ask the Hub for it again and again.

@@ -1,4 +1,4 @@
-"""Reads from kept settings how an adapter was trained: on which data, and with which prompt format and dtype."""
+"""Reads from kept settings how an adapter was trained: on which base and data, and with which prompt format and dtype."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -7,16 +7,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from inference_server.wire.json_and_toml import parse_json
 from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
 from trainer.config.data import DataConfig
+from trainer.config.policy import PolicyConfig
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
+from trainer.io.base_record import BaseRecord, base_of, other_base
 from trainer.io.kept_settings import (
     CONFIG_FILE,
     kept_tables,
     settings_beside,
     table_of,
 )
+from trainer.io.paths import read_plain
 from trainer.io.run_layout import ROLLOUTS_FOLDER, run_of
 
 
@@ -50,6 +55,36 @@ def prompt_format_advice(config: TrainConfig) -> list[str]:
         f"{adapter} was trained with {kept} prompts, and this run asks with {asked_as} ones: "
         f"set rollout.prompt_format to {kept}, unless this is intended"
     ]
+
+
+def base_advice(policy: PolicyConfig) -> list[str]:
+    """One line if the adapter to start from is known to have been trained on another base, else none.
+
+    This is no error: a base that was fine-tuned further may well go on with an adapter of what it was made from.
+    """
+    if policy.adapter is None:
+        return []
+    trained = base_of(policy.adapter) or _named_base(policy.adapter)
+    now = BaseRecord.of(policy.base_model, policy.quantization)
+    if (line := other_base(trained, now)) is None:
+        return []
+    return [
+        f"{policy.adapter} {line}: set policy.base_model to the former, unless this is intended"
+    ]
+
+
+def _named_base(adapter: Path) -> BaseRecord | None:
+    """The base that an adapter's own configuration names, as its files are now; None if it names none."""
+    try:
+        named = parse_json(read_plain(adapter / ADAPTER_CONFIG_FILE))
+        found = settings_of(adapter)
+    except (OSError, ValueError, RecursionError, UsageError):
+        return None
+    name = named.get("base_model_name_or_path") if isinstance(named, dict) else None
+    quantization = None if found is None else table_of(found[1], "policy").get("quantization")
+    if not isinstance(name, str) or not isinstance(quantization, str | None):
+        return None
+    return BaseRecord.of(name, quantization)
 
 
 def kept_prompt_format(path: Path) -> PromptFormat | None:

@@ -20,6 +20,7 @@ from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.doctor.memory import plan_in_message
 from trainer.errors import BETWEEN_STEPS, UsageError
+from trainer.io.adapter_settings import base_advice
 from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import Metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER
@@ -88,7 +89,10 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             RunOutput(run, first_step=progress.step) as output,
             RewardFunctions(config.reward) as functions,
         ):
-            advice = ppo_advice(config.ppo, config.rollout.max_tokens, num_steps)
+            advice = [
+                *ppo_advice(config.ppo, config.rollout.max_tokens, num_steps),
+                *base_advice(config.policy),
+            ]
             for line in (*lines, *no_kl_line(config.ppo), *(f"warning: {line}" for line in advice)):
                 output.say(line)
             say_what_is_in_the_file(config, rollouts, num_steps, output.say)

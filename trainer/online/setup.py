@@ -14,7 +14,7 @@ from trainer.console.advice import ppo_advice
 from trainer.console.run_output import RunOutput
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.doctor.memory import plan_in_message
-from trainer.io.adapter_settings import prompt_format_advice
+from trainer.io.adapter_settings import base_advice, prompt_format_advice
 from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import read_metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER
@@ -172,7 +172,10 @@ def _open_training(
 def _advice(config: TrainConfig, journal: Journal) -> list[str]:
     """Lines about settings that may be unintended, and about changed reward functions."""
     advice = ppo_advice(config.ppo, config.rollout.max_tokens, config.run.num_steps)
-    advice += prompt_format_advice(config)
+    advice += [
+        *prompt_format_advice(config),
+        *base_advice(start_of(config, config.run.folder)),
+    ]
     return [*(f"warning: {line}" for line in advice), *changed_sources(journal.past.reward_sources)]
 
 

@@ -21,7 +21,7 @@ from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
 from trainer.console.stop_signals import stop_signals
 from trainer.errors import UsageError
-from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
+from trainer.io.adapter_settings import base_advice, kept_dtype, kept_prompt_format
 from trainer.io.base_record import BASE_FILE, keep_base, require_same_base
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
@@ -122,6 +122,9 @@ def _trainer(
     # A fresh adapter is drawn at random.
     set_seed(config.sft.seed)
     policy = config.policy.model_copy(update={"adapter": adapter})
+    if newest is None:
+        for line in base_advice(policy):
+            say(f"warning: {line}")
     # PEFT writes an adapter of this name into the folder itself, and others into folders of their names.
     model = attach_adapter(base, policy, "default")
     weights = [(p, p.data.float()) for p in model.parameters() if p.requires_grad]

@@ -55,6 +55,7 @@ from trainer.doctor.start.adapter import starting_policy
 from trainer.doctor.start.inputs import check_critic_rollouts, check_reward_functions
 from trainer.doctor.start.run_folder import check_run_folder, check_trackers
 from trainer.errors import ServerError, ServerUnreachableError
+from trainer.io.base_record import BaseRecord, write_base
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.run_state.journal import Journal
 
@@ -673,6 +674,21 @@ def test_an_adapters_weights_are_read_where_the_trainer_starts(model: Path, tmp_
             True,
         )
         assert starting_policy(config, reads_weights=False) == (policy, None)
+
+
+def test_an_adapter_of_another_base_is_noted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(lora))
+    save_file({LORA_A: torch.zeros(8, 2)}, tmp_path / "adapter_model.safetensors")
+    config = config_of(model, policy=PolicyConfig(base_model=str(model), adapter=tmp_path))
+    write_base(tmp_path, BaseRecord.of(str(model), None))
+    assert "unless this is intended" not in doctors_text(config, capsys)
+    write_base(tmp_path, BaseRecord(base_model="theirs", fingerprint="other"))
+    said = doctors_text(config, capsys)
+    assert "unless this is intended" in said
+    assert "verdict: a run can start" in said
 
 
 def test_a_port_that_is_taken_is_bad_unless_a_trainer_in_the_folder_may_hold_it(

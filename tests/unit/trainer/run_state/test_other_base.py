@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,9 @@ from inference_server.wire.base_files import fingerprint
 from tests.unit.base_variants import copy_of, retrain
 from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
-from trainer.config.sections import OfflineRunConfig, SFTRunConfig, TrainConfig
+from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfig, TrainConfig
 from trainer.errors import UsageError
+from trainer.export.export import export
 from trainer.io.base_record import BaseRecord, read_base
 from trainer.io.kept_settings import CONFIG_FILE, read_run_config
 from trainer.offline.training import train_offline
@@ -39,6 +41,18 @@ def longer(config: TrainConfig) -> TrainConfig:
 
 def replay(folder: Path) -> bool:
     return verify(folder, from_step=0, stop_at_first=True, say=lambda line: None)
+
+
+def from_file(run: Path, folder: Path, policy: dict[str, Any]) -> OfflineRunConfig:
+    return OfflineRunConfig.model_validate(
+        {
+            "policy": policy,
+            "rollouts": run / "rollouts/step-000001.jsonl",
+            "rollout": {"questions_per_step": 1},
+            "ppo": {"critic_warmup_steps": 0},
+            "run": {"folder": folder},
+        }
+    )
 
 
 def test_a_run_neither_resumes_nor_replays_on_other_weights(base: Path, tmp_path: Path) -> None:
@@ -70,6 +84,9 @@ def test_a_run_from_before_the_record_goes_on_and_gets_one(base: Path, tmp_path:
     config = begun(base, tmp_path / "run")
     (config.run.folder / "base.json").unlink()
     assert replay(config.run.folder)
+    to = tmp_path / "merged"
+    export(ExportCommand(run=config.run.folder, to=str(to), merged=True), print)
+    assert (to / "config.json").exists()
     assert read_base(config.run.folder) is None
     assert train(config, MemoryServer(server_roles(base))).step == 2
     assert read_base(config.run.folder) == BaseRecord(
@@ -94,20 +111,42 @@ def test_a_new_run_in_the_folder_of_a_removed_one_may_have_another_base(
 
 
 def test_a_run_from_a_file_does_not_resume_on_other_weights(base: Path, tmp_path: Path) -> None:
-    rollouts = begun(base, tmp_path / "run").run.folder / "rollouts/step-000001.jsonl"
-    config = OfflineRunConfig.model_validate(
-        {
-            "policy": {"base_model": str(base), "lora_rank": 2},
-            "rollouts": rollouts,
-            "rollout": {"questions_per_step": 1},
-            "ppo": {"critic_warmup_steps": 0},
-            "run": {"folder": tmp_path / "offline"},
-        }
-    )
+    policy = {"base_model": str(base), "lora_rank": 2}
+    run = begun(base, tmp_path / "run").run.folder
+    config = from_file(run, tmp_path / "offline", policy)
     train_offline(config)
     retrain(base)
     with pytest.raises(UsageError, match=r"offline was trained on .* with fingerprint"):
         train_offline(config)
+
+
+def test_every_training_says_that_its_adapter_is_of_another_base(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = begun(base, tmp_path / "run")
+    adapter = started.run.folder / "adapters/policy-000000"
+    retrain(base)
+    said = f"warning: {adapter} was trained on {base} with fingerprint "
+    policy = {"base_model": str(base), "adapter": adapter}
+    questions = tmp_path / "seven.jsonl"
+    config = run_config(base, tmp_path / "next", questions, policy=policy, run={"num_steps": 1})
+    train(config, MemoryServer(server_roles(base)))
+    assert said in capsys.readouterr().out
+    # From then on the run has its own copy, of its own base.
+    train(longer(config), MemoryServer(server_roles(base)))
+    assert said not in capsys.readouterr().out
+    train_offline(from_file(started.run.folder, tmp_path / "offline", policy))
+    assert said in capsys.readouterr().out
+    lines: list[str] = []
+    sft = {"num_examples": 4, "batch_size": 4, "num_evaluation_examples": 0}
+    run_sft(
+        SFTRunConfig.model_validate(
+            {"policy": policy, "output": tmp_path / "sft", "device": "cpu", "sft": sft}
+        ),
+        lambda step, num_steps, loss: None,
+        lines.append,
+    )
+    assert any(line.startswith(said) for line in lines)
 
 
 def test_sft_does_not_resume_on_other_weights(base: Path, tmp_path: Path) -> None:
