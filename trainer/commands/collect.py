@@ -81,7 +81,8 @@ def run_collect(config: CollectConfig) -> Collected:
     """Collect and show progress; SIGTERM and Ctrl-C let requests in flight finish.
 
     Raises:
-        UsageError: The model is not served, or the file has other settings or another source.
+        UsageError: The model is not served, the file has other settings or another source, or another process appends
+            to it.
         ServerError: The server was unreachable for too long, or refused.
         RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
@@ -116,6 +117,21 @@ async def collect(
     records = load_records(
         data.source, Split.TRAIN, num_records=num_records, seed=data.seed, shape=data.shape
     )
+    # Before anything that is read of the file or written beside it.
+    with JsonlAppender(config.output) as file:
+        return await _collect_into(file, config, spec, records, client, stop, say)
+
+
+async def _collect_into(
+    file: JsonlAppender,
+    config: CollectConfig,
+    spec: ModelSpec,
+    records: Sequence[Record],
+    client: AdapterServer,
+    stop: StopRequest,
+    say: Callable[[str], None],
+) -> Collected:
+    """`collect`, once the file is open and no other process can write it."""
     output = config.output
     kept = settings_beside(output)
     asked_as = config.rollout.prompt_format
@@ -141,7 +157,6 @@ async def collect(
         return found
     with (
         RewardFunctions(config.reward) as functions,
-        JsonlAppender(output) as file,
         group_lines("collect", num_done=num_stored, num_total=num_stored + len(missing)) as shown,
     ):
         async with _asked(spec, client, status) as model:

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from inference_server.wire.json_and_toml import JsonFlaw, check_flaws
 from regime_w.compressed_lines import DAMAGED, lines_of
-from trainer.errors import DataError
+from trainer.errors import DataError, UsageError
 from trainer.io.durable import append, write_file
+from trainer.io.locks import lock
 from trainer.io.paths import open_plain
 
 SUFFIXES = (".jsonl", ".json", ".gz", ".zst")
@@ -126,10 +127,22 @@ class JsonlAppender:
     """Appends rows to a file. A row survives the end of the process at once, but a power cut only after the close."""
 
     def __init__(self, path: Path):
-        """Create the file and its folder if they are missing."""
+        """Create the file and its folder if they are missing; no other process can append to it until the close.
+
+        Raises:
+            UsageError: Another process appends to the file.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._suffix = _suffix(path)
         self._file = path.open("ab", buffering=0)
+        try:
+            lock(
+                self._file,
+                taken=f"another process appends to {path}; stop it, or choose another output",
+            )
+        except UsageError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         """Nothing to do: the file is open."""

@@ -46,6 +46,11 @@ def say_what_is_in_the_file(
     differences = (collected_line(config.policy, dtype) for dtype in rollouts.dtypes if dtype)
     for line in (*rollouts.left_out, *filter(None, differences)):
         say(line)
+    if rollouts.num_repeated:
+        say(
+            f"warning: {rollouts.num_repeated} of the {len(rollouts.records)} rows repeat the question, the version and the "
+            "completions of an earlier row, and train once more each: if that is not meant, remove them"
+        )
     if rollouts.num_texts:
         say(
             f"warning: {rollouts.num_texts} of the completions are text without tokens and logprobs. "

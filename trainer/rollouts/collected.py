@@ -77,14 +77,14 @@ def collected_rows(
     Args:
         output: The file, which need not exist.
         records: The data now.
-        say: Gets a line if there is a file.
+        say: Gets a line if there is a file that is not empty.
 
     Raises:
         DataError: A row is not one of a collection, or its question, gold answer, answer type or choices are not those
             of the data any more.
     """
     found = CollectedRows()
-    if not output.exists():
+    if not output.exists() or not output.stat().st_size:
         return found
     num_bytes = repair(output)
     by_id = {record.id: record for record in records}

@@ -128,6 +128,9 @@ class StoredRollouts:
         """How many rows each server dtype has; the key is None for rows that do not say."""
         self.overlong: list[str] = []
         """The place and the length of each row that was left out."""
+        self.num_repeated = 0
+        """Rows with the same question, version and completions as an earlier row."""
+        known = set[int]()
         for number, line in read_lines(path):
             row = self._parse(number, line)
             check_gold(row.gold_answer, f"{path}:{number}: gold_answer", row.record.answer_type)
@@ -137,6 +140,10 @@ class StoredRollouts:
             if name in self.lines:
                 # The same question occurs again, for example in a later epoch.
                 name += f"@{number}"
+            said = [(arm.arm_name, arm.sample, arm.full_text) for arm in row.arm_outputs]
+            content = hash((row.question, row.policy_version, *said))
+            self.num_repeated += content in known
+            known.add(content)
             self.lines[name] = (number, line)
             self.records.append(replace(row.record, id=name, columns={}))
             self.versions[row.policy_version] += 1

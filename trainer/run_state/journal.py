@@ -14,6 +14,7 @@ from typing import Self
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import UsageError
 from trainer.io.durable import append, fsync, write_file
+from trainer.io.locks import lock
 from trainer.io.paths import open_plain
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.rows import rollout_lines
@@ -53,12 +54,13 @@ class Journal:
         is_new = not path.exists()
         self._file = FileIO(path, "ab", opener=open_plain)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(
+                self._file,
+                taken=f"another trainer is at work in {run_folder}; stop it, or choose another run.folder",
+            )
+        except UsageError:
             self._file.close()
-            raise UsageError(
-                f"another trainer is at work in {run_folder}; stop it, or choose another run.folder"
-            ) from None
+            raise
         self.past = JournalReader(run_folder)
         """The journal's content when it was opened."""
         self._file.truncate(self.past.num_bytes)

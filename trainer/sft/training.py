@@ -19,12 +19,13 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
-from trainer.console.stop_signals import stop_signals
+from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.errors import UsageError
 from trainer.io.adapter_settings import base_advice, kept_dtype, kept_prompt_format
 from trainer.io.base_record import BASE_FILE, keep_base, require_same_base
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.io.locks import locked_folder
 from trainer.io.metrics_file import METRICS_FILE
 from trainer.io.run_layout import CHECKPOINTS_FOLDER
 from trainer.model.adapter import attach_adapter
@@ -57,7 +58,8 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         The adapter's folder; None if a signal has stopped the training.
 
     Raises:
-        UsageError: The folder holds an adapter, or checkpoints, that other settings made or that another base has.
+        UsageError: The folder holds an adapter, or checkpoints, that other settings made or that another base has, or
+            another process is at work in it.
         DataError: The data cannot be used.
         NonFiniteError: A loss or a weight is NaN or infinite; nothing of that step is saved.
         Stopped: A signal asked to stop before the first step.
@@ -71,30 +73,46 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             tokenizer = load_tokenizer(config.policy.base_model)
             renderer = renderer_of(tokenizer, config.policy.base_model)
             config = _without_auto(config, renderer, compute_device(config.device), say)
-            keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
-            newest = _newest_checkpoint(output / CHECKPOINTS_FOLDER)
-            # The last checkpoint is removed only when the adapter is complete.
-            if newest is None and (output / ADAPTER_WEIGHTS_FILE).exists():
-                say(f"{output} is finished; choose another output for another adapter")
-                return output
-            if newest is None:
-                (output / BASE_FILE).unlink(missing_ok=True)
-            require_same_base(output, config.policy)
-            trainer, record = _trainer(config, tokenizer, renderer, newest, say)
-            # Before the others, so that no loss that is not finite is shown.
-            trainer.add_callback(FiniteCallback(config.sft.learning_rate, config.policy.dtype))
-            trainer.add_callback(ProgressCallback(output / METRICS_FILE, on_step, say))
-            trainer.add_callback(StopCallback(stop))
-        record.write()
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-        step, num_steps = trainer.state.global_step, trainer.state.max_steps
-        if step < num_steps:
-            say(f"stopped at step {step}/{num_steps}; the same command resumes there")
-            return None
-        trainer.save_model(str(output))
-        # So that after a power cut there is either the last checkpoint or the complete adapter.
-        fsync_all(output)
-        shutil.rmtree(output / CHECKPOINTS_FOLDER, ignore_errors=True)
+        taken = f"another `sft` is at work in {output}; stop it, or choose another output"
+        with locked_folder(output, taken=taken):
+            return _train(config, tokenizer, renderer, stop, on_step, say)
+
+
+def _train(
+    config: SFTRunConfig,
+    tokenizer: Any,
+    renderer: PromptRenderer,
+    stop: StopRequest,
+    on_step: OnStep,
+    say: Callable[[str], None],
+) -> Path | None:
+    """`run_sft`, once ``auto`` is resolved and no other process can write to the folder."""
+    output = config.output
+    with stop.waiting():
+        keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
+        newest = _newest_checkpoint(output / CHECKPOINTS_FOLDER)
+        # The last checkpoint is removed only when the adapter is complete.
+        if newest is None and (output / ADAPTER_WEIGHTS_FILE).exists():
+            say(f"{output} is finished; choose another output for another adapter")
+            return output
+        if newest is None:
+            (output / BASE_FILE).unlink(missing_ok=True)
+        require_same_base(output, config.policy)
+        trainer, record = _trainer(config, tokenizer, renderer, newest, say)
+        # Before the others, so that no loss that is not finite is shown.
+        trainer.add_callback(FiniteCallback(config.sft.learning_rate, config.policy.dtype))
+        trainer.add_callback(ProgressCallback(output / METRICS_FILE, on_step, say))
+        trainer.add_callback(StopCallback(stop))
+    record.write()
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    step, num_steps = trainer.state.global_step, trainer.state.max_steps
+    if step < num_steps:
+        say(f"stopped at step {step}/{num_steps}; the same command resumes there")
+        return None
+    trainer.save_model(str(output))
+    # So that after a power cut there is either the last checkpoint or the complete adapter.
+    fsync_all(output)
+    shutil.rmtree(output / CHECKPOINTS_FOLDER, ignore_errors=True)
     return output
 
 

@@ -218,6 +218,26 @@ async def test_a_collection_that_is_killed_over_and_over_has_every_question_once
     assert "removed a truncated row" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+async def test_a_second_collection_into_the_file_is_refused_and_asks_nobody(
+    suffix: str, tmp_path: Path
+) -> None:
+    output = tmp_path / f"rows.jsonl{suffix}"
+    second, refused = FakeServer(), list[str]()
+
+    class First(FakeServer):
+        async def generate(self, request: ArmsRequest) -> ArmsResponse:
+            if len(self.asked) == 20:
+                with pytest.raises(UsageError) as caught:
+                    await run(second, config(output, limit=50))
+                refused.append(str(caught.value))
+            return await super().generate(request)
+
+    found = await run(First(), config(output, num_in_flight=1))
+    assert refused == [f"another process appends to {output}; stop it, or choose another output"]
+    assert (found.num_questions, len(rows_of(output)), second.asked) == (40, 40, [])
+
+
 async def test_a_finished_collection_asks_nobody_and_a_higher_limit_goes_on(tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     await run(FakeServer(), config(output, limit=10))

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.errors import DataError
+from trainer.errors import DataError, UsageError
 from trainer.io.jsonl import JsonlAppender, read_lines, repair, write_jsonl
 
 ROWS = [{"id": i, "text": "two\nlines — ü" * i} for i in range(5)]
@@ -38,6 +38,21 @@ def test_appended_rows_read_back_over_several_sessions(suffix: str, tmp_path: Pa
     append(path, ROWS[2:])
     assert rows_of(path) == ROWS
     assert repair(path) == 0
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_two_processes_do_not_append_to_one_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.jsonl{suffix}"
+    with JsonlAppender(path) as file:
+        file.append(ROWS[0])
+        with pytest.raises(UsageError) as caught:
+            append(path, ROWS[:1])
+        file.append(ROWS[1])
+    assert str(caught.value) == (
+        f"another process appends to {path}; stop it, or choose another output"
+    )
+    append(path, ROWS[2:])
+    assert rows_of(path) == ROWS
 
 
 @given(

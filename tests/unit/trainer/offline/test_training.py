@@ -403,12 +403,17 @@ def test_rows_of_another_dtype_or_too_long_are_said_to_be_so(
     assert metrics(tmp_path / "run")[0]["rollout/num_samples"] == 16
 
 
-def test_the_same_question_twice_is_two_groups(
-    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
+def test_the_same_question_twice_is_two_groups_and_with_the_same_completions_a_warning(
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = write(tmp_path / "rows.jsonl", [rows[0], rows[0], rows[1]])
     train_offline(config(policy, path, tmp_path / "run", offline={"num_epochs": 1}))
     assert metrics(tmp_path / "run")[0]["rollout/num_samples"] == 24
+    warning = "warning: 1 of the 3 rows repeat the question, the version and the completions of an "
+    assert warning in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

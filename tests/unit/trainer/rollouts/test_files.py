@@ -137,3 +137,13 @@ def test_a_row_whose_gold_is_not_one_number_is_refused_with_its_line(tmp_path: P
 def test_the_dtype_of_the_server_is_read_back(tmp_path: Path) -> None:
     found = stored(tmp_path / "rows.jsonl", row() | {"dtype": "bfloat16"}, row())
     assert found.dtypes == {"bfloat16": 1, None: 1}
+
+
+def test_only_rows_that_say_the_same_of_the_same_question_are_repeated(tmp_path: Path) -> None:
+    later, other = row() | {"policy_version": 2}, row() | {"question": "2+0?"}
+    # Two collections at once gave the same answers, but not the same last digits.
+    again = row(sampler_logprobs=[-1.0, -0.50001]) | {"id": "q1"}
+    found = stored(
+        tmp_path / "rows.jsonl", row() | {"id": "q1"}, later, again, other, row("#### 4")
+    )
+    assert (len(found.records), found.num_repeated) == (5, 1)

@@ -135,6 +135,24 @@ def test_a_signal_ends_it_after_the_step_with_a_checkpoint_of_it(
     assert without_losses(asked.output) == without_losses(trained)
 
 
+def test_a_second_sft_in_the_folder_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    asked, refused, said = config(tiny_base, tmp_path / "sft"), list[str](), list[str]()
+
+    def on_step(step: int, num_steps: int, loss: float) -> None:
+        if step == 1:
+            with pytest.raises(UsageError) as caught:
+                run_sft(asked, on_step, said.append)
+            refused.append(str(caught.value))
+
+    assert run_sft(asked, on_step, said.append) == asked.output
+    assert refused == [
+        f"another `sft` is at work in {asked.output}; stop it, or choose another output"
+    ]
+    assert (asked.output / "adapter_model.safetensors").exists()
+    # What adapters are published with has no lock in it.
+    assert not (asked.output / ".lock").exists()
+
+
 def test_the_folder_of_a_run_takes_no_adapter(tiny_base: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(as_toml(TrainConfig()))
     with pytest.raises(UsageError, match=r"output: .* is the folder of a run; choose another"):

@@ -1,0 +1,49 @@
+"""Locks, so that two processes do not write one file or folder; the end of a process, even by a kill, releases its own."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+from trainer.errors import UsageError
+from trainer.io.paths import open_plain
+
+_LOCK_FILE = ".lock"
+
+
+def lock(file: FileIO, *, taken: str) -> None:
+    """Lock an open file until it is closed.
+
+    Args:
+        file: The file, which must not be replaced by another of its name.
+        taken: The error if another process has the lock.
+
+    Raises:
+        UsageError: Another process has locked the file.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UsageError(taken) from None
+
+
+@contextmanager
+def locked_folder(folder: Path, *, taken: str) -> Iterator[None]:
+    """Lock a folder within the block; it is created if it is missing.
+
+    Raises:
+        UsageError: Another process has locked it; ``taken`` is the message.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK_FILE
+    with FileIO(path, "ab", opener=open_plain) as file:
+        lock(file, taken=taken)
+        # Whoever had it may have removed the file between the two lines above, so that others would lock a new one.
+        if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
+            raise UsageError(taken)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
