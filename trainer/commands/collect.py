@@ -20,6 +20,7 @@ from trainer.client.ask_groups import group_request
 from trainer.client.asked_model import AskedModel, uploaded
 from trainer.client.model_spec import ModelSpec
 from trainer.client.protocol import AdapterServer
+from trainer.commands.one_policy import require_same_policy
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
@@ -30,7 +31,7 @@ from trainer.data.word_problems import Split
 from trainer.io.adapter_settings import kept_prompt_format
 from trainer.io.base_record import BaseRecord, require_adapter_of
 from trainer.io.jsonl import JsonlAppender
-from trainer.io.kept_settings import keep_settings, settings_beside
+from trainer.io.kept_settings import keep_settings, require_as_kept, settings_beside
 from trainer.rollouts.collected import collected_rows
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
@@ -39,6 +40,8 @@ from trainer.rollouts.rows import rollout_row
 _FREE_SETTINGS = (
     *("output", "limit", "num_in_flight", "server", "data.num_questions", "reward.timeout_s"),
 )
+_MODEL = "model"
+"""Free too while rows are missing: what it stands for is compared, under whatever name."""
 
 
 @dataclass(kw_only=True)
@@ -81,8 +84,8 @@ def run_collect(config: CollectConfig) -> Collected:
     """Collect and show progress; SIGTERM and Ctrl-C let requests in flight finish.
 
     Raises:
-        UsageError: The model is not served, the file has other settings or another source, or another process appends
-            to it.
+        UsageError: The model is not served; or the file has other settings, another source or rows of another policy, or
+            another process appends to it.
         ServerError: The server was unreachable for too long, or refused.
         RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
@@ -109,7 +112,7 @@ async def collect(
         config: Questions, model and file.
         client: The server.
         stop: Once it is requested, no further question is requested.
-        say: Gets a line if a collection is resumed, and a warning if it then has rows of several policies.
+        say: Gets a line if a collection is resumed.
     """
     spec = ModelSpec.parse(config.model, field="model")
     num_records = min(config.limit or config.data.num_questions, config.data.num_questions)
@@ -141,17 +144,21 @@ async def _collect_into(
         )
     rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
     config = config.model_copy(update={"rollout": rollout})
-    keep_settings(kept, config, free=_FREE_SETTINGS)
+    if kept.exists():
+        require_as_kept(kept, config, free=(*_FREE_SETTINGS, _MODEL))
     stored = collected_rows(output, records, say)
     num_stored = len(stored.ids)
     missing = [record for record in records if record.id not in stored.ids]
     found = Collected(num_before=num_stored)
     if not missing:
+        keep_settings(kept, config, free=_FREE_SETTINGS)
         return found
     status = await client.status()
     if spec.folder is not None:
         base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
         require_adapter_of(spec.folder, base, field="model")
+    await require_same_policy(output, stored, spec, status)
+    keep_settings(kept, config, free=(*_FREE_SETTINGS, _MODEL))
     missing = drop_overlong(missing, status.base_model, config.rollout, status, say)
     if not missing:
         return found
@@ -160,11 +167,6 @@ async def _collect_into(
         group_lines("collect", num_done=num_stored, num_total=num_stored + len(missing)) as shown,
     ):
         async with _asked(spec, client, status) as model:
-            is_folder = spec.folder is not None
-            if warning := stored.mixture_warning(
-                output, model.version, model.sha256, is_folder=is_folder
-            ):
-                say(warning)
             await _ask_all(
                 missing,
                 partial(_ask, config, functions, model),

@@ -24,8 +24,9 @@ class CollectConfig(CommandConfig):
     output: Path = Path("runs/rollouts.jsonl")
     """The file; `.gz` and `.zst` compress it."""
     model: NotBlank = "policy"
-    """Who answers: `policy` (the active version), `base`, a served version such as `policy-000012`, or
-    an adapter folder."""
+    """Who answers: `policy` (the version that is active at the start), `base`, a served version such as
+    `policy-000012`, an adapter folder, or a run's folder, which stands for its newest adapter. A file holds rows of one
+    policy: once it stands for other weights, resuming is refused."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """How many questions to ask; null asks all of data.num_questions."""
     num_in_flight: Annotated[int, Field(ge=1)] = 64

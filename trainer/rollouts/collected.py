@@ -35,39 +35,6 @@ class CollectedRows:
     policies: Counter[tuple[int | None, str | None]] = field(default_factory=Counter)
     """How many rows each version, with the digest of its weights, has; see `_CollectedRow`."""
 
-    def mixture_warning(
-        self, output: Path, version: int | None, sha256: str | None, *, is_folder: bool
-    ) -> str | None:
-        """A line if some rows are of another policy than the one that is asked now; else None.
-
-        Args:
-            output: The file.
-            version: The version that is asked; None for the base.
-            sha256: Digest of the version's weights.
-            is_folder: Whether the version is an uploaded folder, whose number differs from one start to the next.
-        """
-        others: Counter[str] = Counter()
-        for (row_version, row_sha256), num_rows in self.policies.items():
-            if row_sha256 is not None and sha256 is not None:
-                is_other = row_sha256 != sha256
-            else:
-                is_other = row_version != version and not (is_folder and row_version is not None)
-            if is_other:
-                is_same_number = row_version == version
-                others[("an earlier " if is_same_number else "") + _name(row_version)] += num_rows
-        if not others:
-            return None
-        counts = ", ".join(f"{num_rows} of {name}" for name, num_rows in others.items())
-        return (
-            f"warning: {others.total()} of the {self.policies.total()} rows of {output} are of other policies than "
-            f"{_name(version)}, which is asked now: {counts}. Every row names its own; to collect from one policy only, "
-            "choose another output and set model to a version such as policy-000012 or to an adapter folder"
-        )
-
-
-def _name(version: int | None) -> str:
-    return "the base" if version is None else f"version {version}"
-
 
 def collected_rows(
     output: Path, records: Sequence[Record], say: Callable[[str], None]

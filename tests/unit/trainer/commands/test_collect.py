@@ -271,7 +271,6 @@ async def test_a_request_to_stop_asks_no_further_question(tmp_path: Path) -> Non
     ("change", "named"),
     [
         ({"rollout": {"max_tokens": 9}}, "rollout.max_tokens was 256 and is 9"),
-        ({"model": "base"}, "model was policy and is base"),
         ({"data": {"seed": 4}}, "data.seed was 0 and is 4"),
     ],
 )
@@ -285,6 +284,13 @@ async def test_other_settings_do_not_go_into_the_same_file(
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(rows_of(output)) == 5
+
+
+async def test_another_model_has_nothing_to_answer_in_a_finished_file(tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    await run(FakeServer(), config(output, limit=5))
+    with pytest.raises(UsageError, match="model was policy and is base"):
+        await run(FakeServer(), config(output, limit=5, model="base"))
 
 
 @pytest.mark.parametrize(
@@ -347,53 +353,97 @@ WEIGHTS = {"a": "a" * 64, "b": "b" * 64}
 
 
 @pytest.mark.parametrize(
-    ("starts", "counts"),
+    ("starts", "refusal"),
     [
-        ([(3, "a"), (3, "a"), (3, "a")], None),
+        ([(3, "a"), (3, "a")], None),
         # The same weights under another number, such as after a restart of the server.
         ([(3, "a"), (5, "a")], None),
-        ([(3, "a"), (4, "b")], "2 of the 2 rows of {} are of other policies than version 4, "),
-        ([(3, "a"), (4, "b"), (4, "b")], "2 of the 4 rows of {} are of other policies than "),
-        ([(3, "a"), (3, "b")], "is asked now: 2 of an earlier version 3. "),
-        ([(None, None), (3, "a")], "is asked now: 2 of the base. "),
-        ([(3, "a"), (None, None)], "than the base, which is asked now: 2 of version 3. "),
+        (
+            [(3, "a"), (4, "b")],
+            "{} has 2 rows of version 3 (sha256 aaaaaaaaaaaa), but model policy is version 4 (sha256 bbbbbbbbbbbb) "
+            "now: choose another output, or set model to the adapter folder of these rows, such as "
+            "RUN/adapters/policy-000003",
+        ),
+        (
+            [(3, "a"), (3, "b")],
+            "{} has 2 rows of version 3 (sha256 aaaaaaaaaaaa), but model policy is version 3 (sha256 bbbbbbbbbbbb) now",
+        ),
+        (
+            [(None, None), (3, "a")],
+            "{} has 2 rows of the base, but model policy is version 3 (sha256 aaaaaaaaaaaa) now: choose another output, "
+            "or set model to base",
+        ),
+        ([(3, "a"), (None, None)], "but model policy is the base now: choose another output, or "),
         # Rows of the releases that did not write a digest.
         ([(3, None), (3, "a")], None),
-        ([(3, None), (5, "a")], "is asked now: 2 of version 3. "),
+        ([(3, None), (5, "a")], "{} has 2 rows of version 3, but model policy is version 5 ("),
     ],
 )
-async def test_rows_of_several_policies_are_said_to_be_so(
-    starts: list[tuple[int | None, str | None]],
-    counts: str | None,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+async def test_a_collection_does_not_resume_with_another_policy(
+    starts: list[tuple[int | None, str | None]], refusal: str | None, tmp_path: Path
 ) -> None:
     output = tmp_path / "rows.jsonl"
-    for number, (version, weights) in enumerate(starts, 1):
-        capsys.readouterr()
-        server = FakeServer(active=version)
+    servers = [FakeServer(active=version) for version, _ in starts]
+    for server, (version, weights) in zip(servers, starts, strict=True):
         if version is not None and weights is not None:
             server.adapters = {version: WEIGHTS[weights]}
-        await run(server, config(output, limit=2 * number))
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
-    assert len(warnings) == (counts is not None)
-    assert (counts or "").format(output) in "".join(warnings)
-    assert len(rows_of(output)) == 2 * len(starts)
+    await run(servers[0], config(output, limit=2))
+    settings = output.with_name("rows.jsonl.toml").read_text()
+    if refusal is None:
+        await run(servers[1], config(output, limit=4))
+        assert len(rows_of(output)) == 4
+        return
+    with pytest.raises(UsageError) as caught:
+        await run(servers[1], config(output, limit=4))
+    assert refusal.format(output) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (len(rows_of(output)), servers[1].asked) == (2, [])
+    assert output.with_name("rows.jsonl.toml").read_text() == settings
+    assert (await run(servers[1], config(output, limit=2))).num_questions == 0
 
 
-async def test_a_folder_of_other_weights_in_the_same_place_is_said_to_be_another_policy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+async def test_a_collection_goes_on_with_its_policy_by_name_or_folder_once_another_is_active(
+    tmp_path: Path,
 ) -> None:
     folder, output = tmp_path / "sft", tmp_path / "rows.jsonl"
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
-    for limit, weights in enumerate((b"first", b"first", b"second"), 1):
-        capsys.readouterr()
-        (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_model.safetensors").write_bytes(b"first")
+    server = FakeServer(active=3)
+    server.adapters = {3: hashlib.sha256(b"first").hexdigest()}
+    await run(server, config(output, limit=2))
+    server.active, server.adapters[4] = 4, WEIGHTS["b"]
+    with pytest.raises(UsageError, match="or set model to policy-000003, which the server holds"):
+        await run(server, config(output, limit=4))
+    await run(server, config(output, limit=4, model="policy-000003"))
+    del server.adapters[3]
+    await run(server, config(output, limit=6, model=str(folder)))
+    assert [row["policy_version"] for row in rows_of(output)] == [3, 3, 3, 3, 8, 8]
+    assert len({row["adapter_sha256"] for row in rows_of(output)}) == 1
+
+
+async def test_a_folder_of_other_weights_in_the_same_place_is_another_policy(
+    tmp_path: Path,
+) -> None:
+    folder, output = tmp_path / "sft", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    weights = folder / "adapter_model.safetensors"
+    for limit in (1, 2):
+        weights.write_bytes(b"first")
         await run(FakeServer(), config(output, limit=limit, model=str(folder)))
-        assert ("warning: 2 of the 2 rows" in capsys.readouterr().out) == (weights == b"second")
-    digests = [row["adapter_sha256"] for row in rows_of(output)]
-    assert digests == [hashlib.sha256(b).hexdigest() for b in (b"first", b"first", b"second")]
+    weights.write_bytes(b"second")
+    server = FakeServer()
+    with pytest.raises(UsageError) as caught:
+        await run(server, config(output, limit=3, model=str(folder)))
+    first, second = (hashlib.sha256(b).hexdigest()[:12] for b in (b"first", b"second"))
+    assert str(caught.value) == (
+        f"{output} has 2 rows of version 8 (sha256 {first}), but model {folder} is the adapter in {folder} (sha256 "
+        f"{second}) now: choose another output, or set model to the adapter folder of these rows, such as "
+        "RUN/adapters/policy-000012"
+    )
+    # It is not uploaded in vain, where it might push out a version of a run.
+    assert server.log == []
 
 
 @pytest.mark.parametrize(

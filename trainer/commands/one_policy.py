@@ -1,0 +1,81 @@
+"""Keeps a file of collected rollouts to one policy: a collection does not resume with another one."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+from inference_server.wire.digests import sha256_of_file
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, ServerStatus, adapter_name
+from trainer.client.model_spec import ModelSpec
+from trainer.errors import UsageError
+from trainer.rollouts.collected import CollectedRows
+
+_SHOWN_DIGITS = 12
+
+
+async def require_same_policy(
+    output: Path, stored: CollectedRows, spec: ModelSpec, status: ServerStatus
+) -> None:
+    """Refuse to add rows of a model to a file with rows of another policy.
+
+    Versions are compared by the digest of their weights. Rows from before there was a digest are compared by number,
+    except with a folder, which gets another number with each upload.
+
+    Args:
+        output: The file.
+        stored: Its rows.
+        spec: The model that is to be asked.
+        status: The server's status.
+
+    Raises:
+        UsageError: Names both policies, and what to do; or the server does not hold the version.
+    """
+    version, sha256 = None, None
+    if spec.folder is not None:
+        sha256 = await asyncio.to_thread(sha256_of_file, spec.folder / ADAPTER_WEIGHTS_FILE)
+        now = f"the adapter in {spec.folder} ({_short(sha256)})"
+    else:
+        version = spec.served_version(status, field="model")
+        sha256 = {held.version: held.sha256 for held in status.versions}.get(version or 0)
+        now = _name(version, sha256)
+    others: Counter[tuple[int | None, str | None]] = Counter()
+    for (row_version, row_sha256), num_rows in stored.policies.items():
+        if row_sha256 is not None and sha256 is not None:
+            is_other = row_sha256 != sha256
+        elif spec.folder is not None:
+            is_other = row_version is None
+        else:
+            is_other = row_version != version
+        if is_other:
+            others[row_version, row_sha256] += num_rows
+    if not others:
+        return
+    counts = " and ".join(f"{num_rows} rows of {_name(*key)}" for key, num_rows in others.items())
+    raise UsageError(
+        f"{output} has {counts}, but model {spec.what} is {now} now: choose another output"
+        + (_how_to_name(*next(iter(others)), spec, status) if len(others) == 1 else "")
+    )
+
+
+def _how_to_name(
+    version: int | None, sha256: str | None, spec: ModelSpec, status: ServerStatus
+) -> str:
+    """How to go on with the policy of the rows."""
+    if version is None:
+        return ", or set model to base"
+    held = [v.name for v in status.versions if sha256 is not None and v.sha256 == sha256]
+    if held:
+        return f", or set model to {held[-1]}, which the server holds"
+    # An uploaded folder has another number in the rows than in its run.
+    name = adapter_name(version if spec.folder is None else 12)
+    return f", or set model to the adapter folder of these rows, such as RUN/adapters/{name}"
+
+
+def _name(version: int | None, sha256: str | None) -> str:
+    if version is None:
+        return "the base"
+    return f"version {version}" + (f" ({_short(sha256)})" if sha256 else "")
+
+
+def _short(sha256: str) -> str:
+    return f"sha256 {sha256[:_SHOWN_DIGITS]}"
