@@ -51,6 +51,7 @@ class AdapterRegistry:
         self._base_fingerprint = traits.base_fingerprint
         self._changes = asyncio.Lock()
         self._tidying: asyncio.Task[None] | None = None
+        self._is_untidy = False
 
     @property
     def next_version(self) -> int:
@@ -222,19 +223,23 @@ class AdapterRegistry:
 
     def _tidy_soon(self) -> None:
         """Makes room and removes files in the background, so that the next upload need not wait."""
+        # A task that waits for files has made its room already, and does so once more.
+        self._is_untidy = True
         if self._tidying is None or self._tidying.done():
             self._tidying = asyncio.create_task(self._tidy(), name=TIDYING_TASK)
 
     async def _tidy(self) -> None:
-        await asyncio.sleep(_TIDY_AFTER_S)
-        # The next request reports a dead engine.
-        with suppress(EngineDied):
+        while self._is_untidy:
+            await asyncio.sleep(_TIDY_AFTER_S)
+            # The next request reports a dead engine.
+            with suppress(EngineDied):
+                async with self._changes:
+                    self._is_untidy = False
+                    await self._loaded.retire_unused()
+            # Wait mostly without the lock, so that no upload is delayed.
+            await self._loaded.wait_for_aborts()
             async with self._changes:
-                await self._loaded.retire_unused()
-        # Wait mostly without the lock, so that no upload is delayed.
-        await self._loaded.wait_for_aborts()
-        async with self._changes:
-            await self._loaded.remove_retired_files()
+                await self._loaded.remove_retired_files()
 
     def _write_record(self) -> None:
         record = RegistryRecord(

@@ -139,6 +139,29 @@ async def test_files_of_retired_versions_stay_until_the_engine_cannot_need_them(
     assert not any(path.exists() for path in files)
 
 
+async def test_an_upload_while_files_are_waited_for_makes_room_for_the_next_one_too(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_aborts, num_waits = asyncio.Event(), 0
+
+    async def until(time_s: float) -> None:
+        nonlocal num_waits
+        num_waits += 1
+        if num_waits == 1:
+            await no_aborts.wait()
+
+    monkeypatch.setattr(versions, "_until", until)
+    uploads = []
+    # The third retires the first and waits for its files; meanwhile the fourth fills its place.
+    for version, loaded in ((1, [1]), (2, [1, 2]), (3, [2, 3]), (4, [2, 3, 4])):
+        uploads.append(asyncio.create_task(client.put_adapter(version)))
+        while (await versions_of(client))[1] != loaded:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    no_aborts.set()
+    assert [response.status_code for response in await asyncio.gather(*uploads)] == [201] * 4
+    assert await versions_of(client) == (4, [3, 4])
+
+
 async def test_a_deleted_version_does_not_come_back_with_a_restart(
     client: Client, restart: Restart, state_dir: Path
 ) -> None:
