@@ -4,7 +4,6 @@
 """
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -17,16 +16,13 @@ from inference_server.adapters.storage import (
     Upload,
     remove_path,
 )
+from inference_server.adapters.tidying import Tidying
 from inference_server.adapters.validation import validate_adapter
 from inference_server.adapters.versions import AdapterIdentity, LoadedVersions
-from inference_server.engine import AdapterRejected, EngineDied, EngineTraits
+from inference_server.engine import AdapterRejected, EngineTraits
 from inference_server.errors import Conflict, InvalidAdapter
 from inference_server.wire.adapters.infos import AdapterInfo, AdapterList
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-
-# Unloading blocks the engine: give the client that pushed a version time to get its first tokens.
-_TIDY_AFTER_S = 0.2
-TIDYING_TASK = "tidying of adapters"
 
 _log = structlog.get_logger()
 
@@ -50,8 +46,7 @@ class AdapterRegistry:
         self._next_version = 0
         self._base_fingerprint = traits.base_fingerprint
         self._changes = asyncio.Lock()
-        self._tidying: asyncio.Task[None] | None = None
-        self._is_untidy = False
+        self._tidying = Tidying(loaded, self._changes)
 
     @property
     def next_version(self) -> int:
@@ -84,7 +79,9 @@ class AdapterRegistry:
         active = record.active_version
         if active is not None and active in kept and active not in newest:
             newest = [active, *newest[1:]]
-        other_base = self._other_base(record.base_fingerprint)
+        other_base = _other_base(record.base_fingerprint, self._traits)
+        if self._base_fingerprint is None:
+            self._base_fingerprint = record.base_fingerprint
         for version in stored:
             if version in newest:
                 await self._restore(version, other_base)
@@ -92,18 +89,9 @@ class AdapterRegistry:
                 await asyncio.to_thread(remove_path, self._folder.path_of(version))
         if active is not None and active in self._loaded:
             self._loaded.activate(active)
-        if self._base_fingerprint != record.base_fingerprint:
+        if stored and self._base_fingerprint != record.base_fingerprint:
             # Only now: if the server is killed before, the next one still knows whose the versions that are left are.
             self._write_record()
-
-    def _other_base(self, recorded: str | None) -> str | None:
-        """Why stored versions are of another base model than the engine's; None unless that is known."""
-        served = self._traits.base_fingerprint
-        if served is None:
-            self._base_fingerprint = recorded
-        if recorded is None or served is None or recorded == served:
-            return None
-        return f"it is of a base model with fingerprint {recorded}, and {self._traits.base_model} has {served}"
 
     async def _restore(self, version: int, other_base: str | None) -> None:
         try:
@@ -144,7 +132,7 @@ class AdapterRegistry:
                 if created:
                     await self._loaded.make_room()
                     await self._commit(version, staged, identity)
-                    self._tidy_soon()
+                    self._tidying.soon()
                 if activate:
                     self._loaded.activate(version)
                 self._write_record()
@@ -219,27 +207,7 @@ class AdapterRegistry:
             if num_leases:
                 raise Conflict(f"version {version} has {num_leases} requests in flight", "version")
             await self._loaded.retire(version)
-            self._tidy_soon()
-
-    def _tidy_soon(self) -> None:
-        """Makes room and removes files in the background, so that the next upload need not wait."""
-        # A task that waits for files has made its room already, and does so once more.
-        self._is_untidy = True
-        if self._tidying is None or self._tidying.done():
-            self._tidying = asyncio.create_task(self._tidy(), name=TIDYING_TASK)
-
-    async def _tidy(self) -> None:
-        while self._is_untidy:
-            await asyncio.sleep(_TIDY_AFTER_S)
-            # The next request reports a dead engine.
-            with suppress(EngineDied):
-                async with self._changes:
-                    self._is_untidy = False
-                    await self._loaded.retire_unused()
-            # Wait mostly without the lock, so that no upload is delayed.
-            await self._loaded.wait_for_aborts()
-            async with self._changes:
-                await self._loaded.remove_retired_files()
+            self._tidying.soon()
 
     def _write_record(self) -> None:
         record = RegistryRecord(
@@ -249,3 +217,11 @@ class AdapterRegistry:
         )
         # A few bytes into the page cache: starting a thread would take longer.
         self._folder.write_record(record)
+
+
+def _other_base(recorded: str | None, traits: EngineTraits) -> str | None:
+    """Why stored versions are of another base model than the engine's; None unless that is known."""
+    served = traits.base_fingerprint
+    if recorded is None or served is None or recorded == served:
+        return None
+    return f"it is of a base model with fingerprint {recorded}, and {traits.base_model} has {served}"

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from safetensors.torch import save
 from starlette.types import Message
 
-from inference_server.adapters.registry import TIDYING_TASK
+from inference_server.adapters.tidying import TIDYING_TASK
 from inference_server.http.routes import attach_routes
 from inference_server.service import Service
 from inference_server.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from inference_server.adapters import registry, versions
+from inference_server.adapters import tidying, versions
 from inference_server.service import Service
 from inference_server.settings import Settings
 from tests.contract.client import Client, Restart, started_app
@@ -35,7 +35,7 @@ def settings(state_dir: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes the server's short delays before it retires versions."""
-    monkeypatch.setattr(registry, "_TIDY_AFTER_S", 0)
+    monkeypatch.setattr(tidying, "_TIDY_AFTER_S", 0)
     monkeypatch.setattr(versions, "_ABORT_GRACE_S", 0)
 
 
