@@ -4,7 +4,7 @@ Nothing here knows HTTP: `inference_server.http.errors` alone maps each class to
 
 RequestError
   InvalidRequest, InvalidAdapter, Unauthorized, Forbidden, NotFound, Conflict, TooLarge, Busy,
-  DeadlineExceeded, UnusableCompletion
+  DeadlineExceeded, StorageFull, UnusableCompletion
   EngineUnavailable
     EngineDied (`inference_server.engine`)
 """
@@ -62,6 +62,10 @@ class Busy(RequestError):
 
 class DeadlineExceeded(RequestError):
     """The work took longer than the request or the server allows, and was aborted."""
+
+
+class StorageFull(RequestError):
+    """The server's disk is full; the same request succeeds once it has room."""
 
 
 class UnusableCompletion(RequestError):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import structlog
 
+from inference_server.adapters.full_disk import full_disk_named
 from inference_server.adapters.storage import (
     AdapterDamaged,
     AdapterFolder,
@@ -122,6 +123,7 @@ class AdapterRegistry:
             Conflict: The version is or was another adapter.
             TooLarge: The weights exceed the server's limit.
             Busy: Every loaded version has requests in flight.
+            StorageFull: The folder's disk is full.
         """
         # In one thread: switching threads takes as long as checking an adapter.
         staged, identity = await asyncio.to_thread(self._stage, upload)
@@ -143,7 +145,8 @@ class AdapterRegistry:
 
     def _stage(self, upload: Upload) -> tuple[StagedAdapter, AdapterIdentity]:
         """Writes an upload to the folder and checks it there, before the engine loads it."""
-        staged = self._folder.stage(upload)
+        with full_disk_named(self._folder.root):
+            staged = self._folder.stage(upload)
         try:
             if staged.sha256 != upload.sha256:
                 raise InvalidAdapter(f"the weights file has digest {staged.sha256}", "sha256")
@@ -216,7 +219,8 @@ class AdapterRegistry:
             base_fingerprint=self._base_fingerprint,
         )
         # A few bytes into the page cache: starting a thread would take longer.
-        self._folder.write_record(record)
+        with full_disk_named(self._folder.root):
+            self._folder.write_record(record)
 
 
 def _other_base(recorded: str | None, traits: EngineTraits) -> str | None:
@@ -224,4 +228,6 @@ def _other_base(recorded: str | None, traits: EngineTraits) -> str | None:
     served = traits.base_fingerprint
     if recorded is None or served is None or recorded == served:
         return None
-    return f"it is of a base model with fingerprint {recorded}, and {traits.base_model} has {served}"
+    return (
+        f"it is of a base model with fingerprint {recorded}, and {traits.base_model} has {served}"
+    )

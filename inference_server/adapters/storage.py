@@ -106,6 +106,11 @@ class AdapterFolder:
         self._root = root
         self._max_weights_bytes = max_weights_bytes
 
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._root
+
     def stage(self, upload: Upload) -> StagedAdapter:
         """Writes an upload to a new hidden folder.
 

@@ -27,6 +27,7 @@ from inference_server.errors import (
     InvalidRequest,
     NotFound,
     RequestError,
+    StorageFull,
     TooLarge,
     Unauthorized,
     UnusableCompletion,
@@ -49,6 +50,7 @@ _TYPES: Mapping[type[RequestError], ErrorType] = {
     Conflict: ErrorType.CONFLICT,
     TooLarge: ErrorType.TOO_LARGE,
     Busy: ErrorType.BUSY,
+    StorageFull: ErrorType.STORAGE,
     UnusableCompletion: ErrorType.ENGINE,
     EngineUnavailable: ErrorType.ENGINE,
 }

@@ -22,6 +22,7 @@ class ErrorType(StrEnum):
     CONFLICT = "conflict"
     TOO_LARGE = "too_large"
     BUSY = "busy"
+    STORAGE = "storage"
     ENGINE = "engine"
     STARTING = "starting"
     """No server yet; see `inference_server.launch.starting`."""
@@ -37,6 +38,7 @@ STATUS_OF_TYPE: Mapping[str, HTTPStatus] = {
     ErrorType.CONFLICT: HTTPStatus.CONFLICT,
     ErrorType.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ErrorType.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
+    ErrorType.STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
     ErrorType.ENGINE: HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorType.STARTING: HTTPStatus.SERVICE_UNAVAILABLE,
 }

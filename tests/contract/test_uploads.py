@@ -1,5 +1,6 @@
 """Uploads that the server refuses: each error names the part at fault, and nothing changes."""
 
+import errno
 import json
 import math
 from collections.abc import AsyncIterator
@@ -267,6 +268,34 @@ async def test_a_bad_upload_is_named_and_changes_nothing(
     assert (engine.served, engine.loaded) == before[1:]
     assert [path.name for path in state_dir.iterdir() if path.is_dir()] == ["policy-000001"]
     assert (await client.put_adapter(2)).status_code == 201
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+async def test_a_full_disk_is_said_with_the_folder_and_the_upload_succeeds_once_it_has_room(
+    client: Client, state_dir: Path
+) -> None:
+    record = state_dir / "registry.json"
+    record.symlink_to("/dev/full")
+    response = await client.put_adapter(1)
+    error = ErrorResponse.model_validate(response.json()).error
+    assert (response.status_code, error.type) == (507, "storage")
+    assert f"no space is left on the disk of the server's --state-dir {state_dir}" in error.message
+    record.unlink()
+    assert (await client.put_adapter(1)).status_code == 200
+    assert json.loads(record.read_text())["next_version"] == 2
+
+
+async def test_an_upload_without_room_for_its_files_leaves_none(
+    client: Client, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", write)
+        assert (await client.put_adapter(1)).status_code == 507
+    assert not list(state_dir.iterdir())
+    assert (await client.put_adapter(1)).status_code == 201
 
 
 async def test_what_the_engine_refuses_changes_nothing(

@@ -226,9 +226,11 @@ class RetryingHTTP:
     def _given_up(self, path: str, error: Exception) -> ServerError:
         if isinstance(error, InvalidResponseError):
             return ServerError(f"{error}; is it a Regime W server?")
+        answered = isinstance(error, _BusyError)
+        advice = "" if answered else "; is the server up, and is server.url right?"
         return ServerUnreachableError(
-            f"no answer from {self._url}{path} within {self._tried_s(error):g} s: "
-            f"{self._reason(error)}; is the server up, and is server.url right?"
+            f"no {'good ' if answered else ''}answer from {self._url}{path} within {self._tried_s(error):g} s: "
+            f"{self._reason(error)}{advice}"
         )
 
 

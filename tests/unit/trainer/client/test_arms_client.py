@@ -183,11 +183,15 @@ async def test_a_repeated_request_has_the_same_body(connect: Connect, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("failure", "reason"),
-    [(httpx.Response(503), "503"), (httpx.ConnectError("refused"), "refused")],
+    ("failure", "reason", "is_up"),
+    [
+        (httpx.Response(503), "503", True),
+        (httpx.Response(507, text="disk full"), "507: disk full", True),
+        (httpx.ConnectError("refused"), "refused", False),
+    ],
 )
 async def test_a_server_that_stays_away_is_an_error_that_names_it(
-    failure: Answer, reason: str, connect: Connect
+    failure: Answer, reason: str, *, is_up: bool, connect: Connect
 ) -> None:
     server = Server(failure)
     async with connect(server) as client:
@@ -196,7 +200,7 @@ async def test_a_server_that_stays_away_is_an_error_that_names_it(
     message = str(caught.value)
     assert f"{URL}/v1/status" in message
     assert reason in message
-    assert "server.url" in message
+    assert ("is server.url right" in message) != is_up
     assert len(server.requests) == NUM_ATTEMPTS
 
 
