@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from inference_server.wire.base_files import base_folder, fingerprint, why_not_on_hub
 from trainer.config.sections import DoctorConfig
@@ -9,6 +11,7 @@ from trainer.doctor.memory_plan import PROMPT_TOKENS
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
 from trainer.errors import UsageError
+from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER
 from trainer.model.base_files import indexed_files, require_whole_weights
 
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -66,9 +69,13 @@ def check_disk(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]
     checkpoints = (run.num_checkpoints + 3) * 7 * adapter
     needed = checkpoints + (min(run.num_steps, run.num_adapters) + 2) * adapter
     rollouts = run.num_steps * _step_bytes(config)
+    # A run that resumes has most of this already. What it has left to write is at least a checkpoint and an adapter.
+    held = _size_below(folder / CHECKPOINTS_FOLDER) + _size_below(folder / ADAPTERS_FOLDER)
+    needed = max(needed - held, 8 * adapter)
+    rollouts = max(rollouts - _size_below(folder / ROLLOUTS_FOLDER), 0)
     text = (
-        f"{size_text(free)} free in {existing}, {size_text(needed)} for checkpoints and adapters, at most "
-        f"{size_text(rollouts)} for the rollouts of {run.num_steps:,} steps, which all stay"
+        f"{size_text(free)} free in {existing}, {size_text(needed)}{' more' if held else ''} for checkpoints and "
+        f"adapters, at most {size_text(rollouts)} for the rollouts of {run.num_steps:,} steps, which all stay"
     )
     if free < needed:
         yield bad("disk", text, "run.num_checkpoints, run.num_adapters, run.folder")
@@ -76,6 +83,15 @@ def check_disk(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]
         yield note("disk", text, "run.num_steps, or a larger disk for run.folder")
     else:
         yield ok("disk", text)
+
+
+def _size_below(folder: Path) -> int:
+    """The bytes of all files below a folder; 0 if there is none. Files that a trainer at work removes are left out."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.lstat().st_size if path.is_file() else 0
+    return size
 
 
 def _step_bytes(config: DoctorConfig) -> int:

@@ -356,6 +356,34 @@ def test_a_disk_that_is_too_small(
     assert str(tmp_path) in result.text
 
 
+def test_a_run_that_resumes_needs_only_the_disk_that_it_does_not_hold_yet(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    config = config_of(model, run=RunConfig(folder=run, num_steps=1, num_adapters=3))
+    shape = read_shape(str(model), config.policy.target_modules)
+    adapter = 4 * config.policy.lora_rank * shape.adapter_parameters_per_rank
+
+    def status_with(num_free: float) -> CheckStatus:
+        usage = shutil._ntuple_diskusage(0, 0, int(num_free * adapter))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        return only(check_disk(shape, config)).status
+
+    # Six checkpoints of seven adapters each, and three adapters.
+    assert status_with(44.9) is CheckStatus.BAD
+    assert status_with(45.1) is CheckStatus.NOTE
+    for name, num_held in (("checkpoints/step-000000", 14), ("adapters/policy-000000", 2)):
+        (run / name).mkdir(parents=True)
+        with (run / name / "weights").open("wb") as file:
+            file.truncate(num_held * adapter)
+    assert status_with(28.9) is CheckStatus.BAD
+    assert status_with(29.1) is CheckStatus.NOTE
+    with (run / "checkpoints/step-000000/more").open("wb") as file:
+        file.truncate(100 * adapter)
+    assert status_with(7.9) is CheckStatus.BAD
+    assert status_with(8.1) is CheckStatus.NOTE
+
+
 def test_the_same_base_is_ok_and_another_is_not(model: Path) -> None:
     config = config_of(model, rollout=RolloutConfig(max_tokens=40))
     same = served(base_fingerprint=fingerprint(model))
