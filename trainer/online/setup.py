@@ -129,7 +129,6 @@ def _open_training(
         asked = fitting_questions(loaded, config, status, lines)
         with stop.waiting():
             learner = _learner(config, status, ranks)
-        keep_base(run.folder, config.policy, served=status.base_fingerprint)
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
         size = learner.roles.vocab_size
         versions = Versions(requests, adapters, config, found=status, vocab_size=size)
@@ -198,6 +197,9 @@ def _learner(config: TrainConfig, status: ServerStatus, ranks: Ranks) -> Learner
     learner = make_learner(
         FollowerStart(config=config, policy=policy, serve_dtype=serve_dtype), ranks
     )
+    # Again, since the files of a Hub id may have been downloaded only just now.
+    check_base(status, config.policy)
+    keep_base(run.folder, config.policy, served=status.base_fingerprint)
     roles = learner.roles
     if not checkpoint_folders(run.folder):
         keep_start(run.folder, roles)

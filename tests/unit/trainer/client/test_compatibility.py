@@ -35,6 +35,13 @@ def test_a_base_in_4_bits_is_not_served_by_its_own_files(base: Path) -> None:
         check_base(status, policy)
 
 
+def test_a_base_whose_weights_are_still_to_be_downloaded_is_not_another_one(base: Path) -> None:
+    (base / "model.safetensors").unlink()
+    check_base(
+        STATUS.model_copy(update={"base_fingerprint": OTHER}), PolicyConfig(base_model=str(base))
+    )
+
+
 @pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_what_is_the_same_or_cannot_be_compared_is_not_refused(
     base: Path, quantization: str | None
