@@ -27,6 +27,7 @@ from trainer.config.sections import (
     TrainOfflineCommand,
     WatchCommand,
 )
+from trainer.console.interrupts import leaving_at_interrupt
 from trainer.errors import UsageError
 from trainer.io.paths import require_folder
 
@@ -44,11 +45,12 @@ def train_online(command: TrainCommand) -> None:
     from trainer.commands.early_checks import check_online
 
     check_online(config)
-    from trainer.console.terminal import CONSOLE_FILE, lasting_output
-    from trainer.io.disk import raise_disk_full
-    from trainer.online.setup import train
-    from trainer.ppo.followers import follow, leading
-    from trainer.ranks.process_group import joined_ranks
+    with leaving_at_interrupt():
+        from trainer.console.terminal import CONSOLE_FILE, lasting_output
+        from trainer.io.disk import raise_disk_full
+        from trainer.online.setup import train
+        from trainer.ppo.followers import follow, leading
+        from trainer.ranks.process_group import joined_ranks
 
     folder = config.run.folder
     with joined_ranks(config.run.device) as ranks:
@@ -66,8 +68,9 @@ def fine_tune(config: SFTRunConfig) -> None:
     from trainer.commands.early_checks import check_sft
 
     check_sft(config)
-    from trainer.console.progress import step_lines
-    from trainer.sft.training import run_sft
+    with leaving_at_interrupt():
+        from trainer.console.progress import step_lines
+        from trainer.sft.training import run_sft
 
     with step_lines("sft") as on_step:
         folder = run_sft(config, on_step, print)
@@ -80,8 +83,9 @@ def collect(config: CollectConfig) -> None:
     from trainer.data.sources import require_source
 
     require_source(config.data.source)
-    from trainer.commands.collect import run_collect
-    from trainer.io.disk import raise_disk_full
+    with leaving_at_interrupt():
+        from trainer.commands.collect import run_collect
+        from trainer.io.disk import raise_disk_full
 
     with raise_disk_full(config.output.parent.absolute()):
         run_collect(config)
@@ -93,8 +97,9 @@ def train_from_file(command: TrainOfflineCommand) -> None:
     from trainer.commands.early_checks import check_offline
 
     check_offline(config)
-    from trainer.io.disk import raise_disk_full
-    from trainer.offline.training import train_offline
+    with leaving_at_interrupt():
+        from trainer.io.disk import raise_disk_full
+        from trainer.offline.training import train_offline
 
     with raise_disk_full(config.run.folder):
         print(f"adapter in {train_offline(config, must_resume=command.resume)}")
@@ -105,7 +110,8 @@ def evaluate(config: EvaluationConfig) -> None:
     from trainer.data.sources import require_source
 
     require_source(config.data)
-    from trainer.evaluation.ask import run_evaluation
+    with leaving_at_interrupt():
+        from trainer.evaluation.ask import run_evaluation
 
     run_evaluation(config)
 
@@ -119,7 +125,8 @@ def diff(command: DiffCommand) -> None:
 
 def sample(config: SampleConfig) -> None:
     """Ask one question of all arms."""
-    from trainer.commands.sample import run_sample
+    with leaving_at_interrupt():
+        from trainer.commands.sample import run_sample
 
     run_sample(config)
 
@@ -130,7 +137,8 @@ def examine(config: DoctorConfig) -> None:
     if any(map(installed_version, EXTRAS)):
         for each in missing_server_prerequisites():
             print(each, file=sys.stderr)
-    from trainer.doctor.doctor import run_doctor
+    with leaving_at_interrupt():
+        from trainer.doctor.doctor import run_doctor
 
     if not run_doctor(config):
         sys.exit(1)
@@ -148,11 +156,13 @@ def replay(command: ReplayCommand) -> None:
         from trainer.replay.changed_settings import changed_config
 
         changed_config(read_run_config(command.run), command.what_if)
-        from trainer.replay.what_if import what_if
+        with leaving_at_interrupt():
+            from trainer.replay.what_if import what_if
 
         what_if(command.run, command.what_if, from_step=command.from_step, say=print)
         return
-    from trainer.replay.verify import verify
+    with leaving_at_interrupt():
+        from trainer.replay.verify import verify
 
     is_same = verify(
         command.run, from_step=command.from_step, stop_at_first=command.verify, say=print
@@ -168,7 +178,8 @@ def report(command: ReportCommand) -> None:
     require_run(command.run)
     from rich.console import Console
 
-    from trainer.report.page import report_run
+    with leaving_at_interrupt():
+        from trainer.report.page import report_run
 
     print(report_run(command.run, Console()))
 
@@ -191,7 +202,9 @@ def export_policy(command: ExportCommand) -> None:
 
     check_export(command)
     from trainer.console.stop_signals import sigterm_as_interrupt
-    from trainer.export.export import export
+
+    with leaving_at_interrupt():
+        from trainer.export.export import export
 
     with sigterm_as_interrupt():
         print(f"exported to {export(command, print)}")
@@ -202,8 +215,9 @@ def dequantize(command: DequantizeCommand) -> None:
     from trainer.model.base_files import require_base_model
 
     require_base_model(command.policy.base_model)
-    from trainer.model.base_model import save_dequantized
-    from trainer.model.device import compute_device
+    with leaving_at_interrupt():
+        from trainer.model.base_model import save_dequantized
+        from trainer.model.device import compute_device
 
     save_dequantized(command.policy, command.output, compute_device("auto"))
     print(f"base model in {command.output}")
@@ -215,7 +229,8 @@ def write_text_model(command: TextModelCommand) -> None:
     from trainer.model.base_files import require_model
 
     require_model(command.base_model)
-    from trainer.model.base_model import save_language_model
+    with leaving_at_interrupt():
+        from trainer.model.base_model import save_language_model
 
     save_language_model(command.base_model, command.output)
     print(f"language model in {command.output}")
@@ -224,8 +239,9 @@ def write_text_model(command: TextModelCommand) -> None:
 def make_tiny_model(command: TinyModelCommand) -> None:
     """Write the demo's base model."""
     require_folder(command.output, field="output")
-    from trainer.console.progress import step_lines
-    from trainer.tiny_model.build import build_tiny_model
+    with leaving_at_interrupt():
+        from trainer.console.progress import step_lines
+        from trainer.tiny_model.build import build_tiny_model
 
     with step_lines("tiny-model") as on_step:
         folder = build_tiny_model(

@@ -19,6 +19,7 @@ from inference_server.wire.hardware.prerequisites import missing_server_prerequi
 from inference_server.wire.settings.sources import presets
 from trainer.config.loading import load_config
 from trainer.config.sections import DemoCommand, ServerConfig, SFTRunConfig, TrainConfig
+from trainer.console.interrupts import leaving_at_interrupt
 from trainer.console.progress import step_lines
 from trainer.console.stop_signals import Stopped
 from trainer.console.terminal import print_line, wrapped
@@ -90,8 +91,8 @@ def run_demo(command: DemoCommand) -> None:
 def build_model() -> None:
     """Stage 1: the tiny base model, unless it is there already."""
     stage(1, "tiny base model", f"{_MODEL}, from the weights that come with this project")
-    from trainer.tiny_model.build import build_tiny_model
-
+    with leaving_at_interrupt():  # There is no server yet that would have to be stopped.
+        from trainer.tiny_model.build import build_tiny_model
     with step_lines("tiny-model", console) as on_step:
         build_tiny_model(_MODEL, on_step=on_step)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference_server.launch.launcher import main as serve
+from trainer.__main__ import main as program
 from trainer.cli import COMMANDS, main
 from trainer.errors import RewardFunctionError
 
@@ -205,7 +206,53 @@ def test_a_program_is_named_as_it_was_started(
 def test_the_console_scripts_are_the_programs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     functions = {name: EntryPoint(name, at, "").load() for name, at in project["scripts"].items()}
-    assert functions == {"regime-w": main, "regime-w-server": serve}
+    assert functions == {"regime-w": program, "regime-w-server": serve}
+
+
+_INTERRUPTED = """
+import importlib.abc, os, runpy, signal, sys
+
+class InterruptAt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == MODULE:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise RuntimeError("an error of a library's own, as C++ code raises it") from None
+
+sys.meta_path.insert(0, InterruptAt())
+"""
+"""Sends Ctrl-C while the module named MODULE is imported."""
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("trainer.cli", "doctor"),
+        ("pydantic", "--help"),
+        ("torch", "train --policy.base_model BASE"),
+        # Transformers said of an interrupt there that it could not import AutoModelForCausalLM.
+        ("transformers.models.auto.modeling_auto", "doctor"),
+        ("transformers.generation.utils", "sft --policy.base_model BASE --output OUTPUT"),
+        ("torch", "tiny-model --output OUTPUT"),
+    ],
+)
+@pytest.mark.parametrize("is_script", [False, True])
+def test_a_command_that_is_interrupted_while_it_imports_ends_at_once_with_one_line(
+    module: str, command: str, is_script: bool, tiny_base: Path, tmp_path: Path
+) -> None:
+    words = command.replace("BASE", str(tiny_base)).replace("OUTPUT", str(tmp_path / "new")).split()
+    name = "regime-w" if is_script else "python -m trainer"
+    start = (
+        "from trainer.__main__ import main; main()"
+        if is_script
+        else "runpy.run_module('trainer', run_name='__main__', alter_sys=True)"
+    )
+    code = f"MODULE = {module!r}{_INTERRUPTED}sys.argv = {['/bin/regime-w', *words]}\n{start}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
+    assert done.stderr == f"{name} {words[0]}: interrupted\n"
+    assert done.returncode == 130
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_dead_server_is_exit_code_3() -> None:
