@@ -232,6 +232,24 @@ async def test_a_version_that_is_deleted_is_pushed_again(
     assert line == "event=versions_lost boot_id=first pushed_again=3"
 
 
+async def test_versions_that_are_lost_twice_from_one_server_are_said_to_be_pushed_out(
+    versions: Versions, server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = "event=versions_lost boot_id={} pushed_again=3"
+    advice = (
+        "event=versions_pushed_out max_loaded_versions=8 advice='others, such as another run, push out the versions "
+        "of this run: start the server with a --max-loaded-versions of 3 for each run'"
+    )
+    for boot_id in ("first", "second"):
+        for lines in ([lost], [lost, advice], [lost]):
+            caplog.clear()
+            del server.held[3]
+            await versions.group(REQUEST)
+            assert caplog.messages == [line.format(boot_id) for line in lines]
+        server.restart(3, 4)
+        await versions.group(REQUEST)
+
+
 async def test_the_active_version_is_activated_where_the_server_kept_it_inactive(
     versions: Versions, server: FakeServer
 ) -> None:
