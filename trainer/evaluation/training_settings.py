@@ -154,6 +154,8 @@ def _asks_alike(key: str, first: Any, second: Any, config: EvaluationConfig) -> 
 
 def _shown(value: Any, *, sampling: bool = False) -> str:
     """A value for a message: arms are shown by name, and with temperature and top_p if ``sampling`` is set."""
+    if value is None or value == ():
+        return "none"
     if not isinstance(value, tuple):
         return str(value)
     return ", ".join(

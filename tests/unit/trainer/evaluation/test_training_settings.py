@@ -93,6 +93,12 @@ def test_runs_that_were_asked_otherwise_need_a_word(tmp_path: Path) -> None:
     assert config.prompt_format == "chat"
 
 
+def test_a_model_that_was_trained_without_is_shown_with_none(tmp_path: Path) -> None:
+    runs = run_folder(tmp_path / "a", stop=["shells"]), run_folder(tmp_path / "b", stop=[])
+    with pytest.raises(UsageError, match=r"a was trained with 'shells' and .*b with none; say"):
+        with_training_settings(asked(*runs))
+
+
 def test_runs_whose_arms_differ_in_sampling_alone_are_asked_greedily_alike(tmp_path: Path) -> None:
     runs = [
         run_folder(tmp_path / name, arms=[SOLO.model_copy(update={"temperature": temperature})])
