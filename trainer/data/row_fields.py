@@ -1,8 +1,10 @@
 """Finds the question and the answer in a row: in a column, in a table inside a column, or in the messages of a chat."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from inference_server.wire.json_and_toml import parse_json
 from trainer.config.data import RecordShape
 
 _DEFAULT = RecordShape()
@@ -36,7 +38,9 @@ def named_fields(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
     answer = _found(row, shape.answer, others, setting="answer", otherwise=said)
     found[shape.answer] = _of_answer(answer) if isinstance(answer, list | tuple) else answer
     if shape.choices is not None:
-        found[shape.choices] = _found(row, shape.choices, (), setting="choices")
+        found[shape.choices] = _of_text(
+            shape.choices, _found(row, shape.choices, (), setting="choices")
+        )
     return found
 
 
@@ -69,6 +73,23 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
             return _MISSING
         value = value[part]
     return value
+
+
+def _of_text(column: str, choices: Any) -> Any:
+    """Choices that are a text, as every value of a CSV file is: the list or table in JSON that it holds.
+
+    Raises:
+        ValueError: It holds neither.
+    """
+    if not isinstance(choices, str):
+        return choices
+    with suppress(ValueError, RecursionError):
+        if isinstance(found := parse_json(choices), list | dict):
+            return found
+    raise ValueError(
+        f"{column} is the text {choices[:40]!r}: give a list, or its JSON as a text such as "
+        '["Paris", "Rome"], with double quotes'
+    )
 
 
 def _of_answer(messages: Sequence[Any]) -> Any:

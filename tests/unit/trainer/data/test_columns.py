@@ -221,7 +221,16 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         ),
         (MMLU, {**GOOD, "choices": {"A": "x"}}, "choices: one choice is not enough"),
         (MMLU, {**GOOD, "answer": 1.5}, "answer: Input should be a valid string"),
-        (MMLU, {**GOOD, "choices": "Paris"}, "choices: Input should be a valid array"),
+        (MMLU, {**GOOD, "choices": None}, "choices: Input should be a valid array"),
+        *(
+            (
+                MMLU,
+                {**GOOD, "choices": text},
+                f"choices is the text {text!r}: give a list, or its JSON",
+            )
+            for text in ("Paris", "Paris;Rome", "['Paris', 'Rome']", '["a",', "7", "", '{"A": NaN}')
+        ),
+        (MMLU, {**GOOD, "choices": '["Paris"]'}, "choices: one choice is not enough"),
         (MMLU, {**GOOD, "choices": ["Paris", " "]}, "choices.1: must not be blank"),
         (MMLU, {**GOOD, "choices": ["x"] * 27}, "choices: Tuple should have at most 26"),
         (

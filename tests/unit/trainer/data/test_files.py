@@ -1,5 +1,6 @@
 """Files of other kinds than JSON lines, and records of a chat's shape, as TRL and verl have them."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -137,6 +138,18 @@ def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -
         "007",
         {"note": ""},
     )
+
+
+@pytest.mark.parametrize(
+    "cell", ['["Paris", "Rome"]', '{"text": ["Paris", "Rome"]}', '{"A": "Paris", "B": "Rome"}']
+)
+def test_choices_of_a_csv_are_json_in_a_cell(cell: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "answer", "choices"], ["Where?", "Rome", cell]])
+    (record,) = load(path, RecordShape(answer_type="choice", choices="choices"))
+    assert record.question == "Where?\n\nA) Paris\nB) Rome"
+    assert record.answer_type.read_gold(record.gold) == "B"
 
 
 @pytest.mark.parametrize(
