@@ -61,7 +61,7 @@ class EvaluationConfig(CommandConfig):
     as `policy-000012`, an adapter folder, or a run's folder, which stands for its newest adapter."""
     data: NotBlank = "word-problems"
     """Held-out questions: `word-problems` or `one-step-problems` (their held-out split), a file of {"question",
-    "answer"} records (JSON lines, a list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main` (its
+    "answer"} records (JSON lines, a list in JSON, CSV, TSV or Parquet), or a Hub dataset such as `openai/gsm8k:main` (its
     test split); SOURCE#held_out is a part of a source. By default data.evaluation_source of the file, or else of the
     run that the models belong to."""
     data_seed: Seed = 0

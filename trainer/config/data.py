@@ -65,7 +65,7 @@ class DataConfig(Section):
 
     source: NotBlank = _DEFAULT_SOURCE
     """`word-problems` or `one-step-problems` (built in), a file of {"question", "answer"} records (JSON lines, a
-    list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and
+    list in JSON, CSV, TSV or Parquet), or a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and
     SOURCE#held_out are two disjoint parts of it."""
     evaluation_source: NotBlank | None = None
     """Held-out questions, in the same forms, for run.evaluate_every, SFT's evaluation loss and `eval`. If the source is

@@ -1,15 +1,18 @@
-"""Reads records as JSON from files of JSON lines, a list in JSON, or CSV; `trainer.data.hub` reads Parquet."""
+"""Reads records as JSON from files of JSON lines, a list in JSON, CSV or TSV; `trainer.data.hub` reads Parquet."""
 
 import csv
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from trainer.errors import DataError
 from trainer.io import jsonl
 
-SUFFIXES = (*jsonl.SUFFIXES, ".csv", ".parquet")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_NAMES = {",": "comma", "\t": "tab", ";": "semicolon"}
+SUFFIXES = (*jsonl.SUFFIXES, *_SEPARATORS, ".parquet")
 """The endings that a file of records may have."""
 
 _BETWEEN = re.compile(r"[\s,]*")
@@ -29,8 +32,8 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
     Raises:
         DataError: The file cannot be read, or is not what its ending says.
     """
-    if kind_of(path) == ".csv":
-        yield from _csv_records(path)
+    if (separator := _SEPARATORS.get(kind_of(path))) is not None:
+        yield from _csv_records(path, separator)
         return
     lines = jsonl.read_lines(path)
     first = next(lines, None)
@@ -60,10 +63,13 @@ def _listed(path: Path, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield number, text[start:end].encode()
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
+def _csv_records(path: Path, separator: str) -> Iterator[tuple[int, bytes | DataError]]:
     """The rows below the line of names; all values are texts."""
     # The byte order mark that some editors write is not a part of the first name; `_texts` removes it.
-    rows = csv.DictReader(_texts(path), strict=True)
+    texts = _texts(path)
+    first = next(texts, "")
+    _require_separator(path, first, separator)
+    rows = csv.DictReader(chain([first], texts), delimiter=separator, strict=True)
     try:
         names = list(rows.fieldnames or ())
         if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
@@ -78,6 +84,22 @@ def _csv_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
                 yield line, json.dumps(row, ensure_ascii=False).encode()
     except csv.Error as error:
         raise DataError(f"{path}:{rows.reader.line_num}: not CSV: {error}") from None
+
+
+def _require_separator(path: Path, names: str, separator: str) -> None:
+    """Refuse a line of names that are separated by something else.
+
+    Raises:
+        DataError: Names what it is, and what to do.
+    """
+    found = next((other for other in _NAMES if other in names), separator)
+    if separator in names or found == separator:
+        return
+    endings = [ending for ending, each in _SEPARATORS.items() if each == found]
+    raise DataError(
+        f"{path}:1: the names are separated by a {_NAMES[found]}, not by a {_NAMES[separator]}: save the file with "
+        f"{_NAMES[separator]}s{f', or name it {endings[0]}' if endings else ''}"
+    )
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -163,7 +163,7 @@ def require_source(source: str) -> tuple[str, Split | None]:
     if not (os.path.isabs(name) or os.path.isdir(name)):
         found += f" in {os.getcwd()}"
     raise DataError(
-        f"data source {shown_path(source)!r} is {found}; name a file (JSONL, JSON, CSV or Parquet), a Hub dataset "
+        f"data source {shown_path(source)!r} is {found}; name a file (JSONL, JSON, CSV, TSV or Parquet), a Hub dataset "
         f"such as openai/gsm8k:main, or {' or '.join(map(repr, GENERATED))}"
     )
 

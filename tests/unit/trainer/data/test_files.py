@@ -61,6 +61,8 @@ def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("d.csv", csv_of(*ROWS)),
         ("d.csv", "\ufeff" + csv_of(*ROWS)),
         ("d.v2.csv.gz", csv_of(*ROWS)),
+        ("d.tsv", csv_of(*ROWS).replace(",", "\t")),
+        ("d.TSV.gz", csv_of(*ROWS).replace(",", "\t")),
     ],
 )
 def test_lists_in_json_and_csv_are_read_as_json_lines_are(
@@ -165,7 +167,27 @@ def test_choices_of_a_csv_are_json_in_a_cell(cell: str, tmp_path: Path) -> None:
             ":1: two columns have the name 'answer'; rename one of them",
         ),
         ("d.csv", "question,answer\nq,1,2\n", ":2: more values than the first line has names"),
-        ("d.csv", "question;answer\nq;1\n", ":2: no column 'question': set data.question to"),
+        (
+            "d.csv",
+            "question;answer\nq;1\n",
+            ":1: the names are separated by a semicolon, not by a comma: save the file with commas",
+        ),
+        (
+            "d.csv",
+            '"question";"answer"\n"q";"1"\n',
+            ":1: the names are separated by a semicolon, not by a comma: save the file with commas",
+        ),
+        (
+            "d.csv",
+            '"question"\t"answer"\n"q"\t"1"\n',
+            ":1: the names are separated by a tab, not by a comma: save the file with commas, or name it .tsv",
+        ),
+        (
+            "d.tsv",
+            "question,answer\nq,1\n",
+            ":1: the names are separated by a comma, not by a tab: save the file with tabs, or name it .csv",
+        ),
+        ("d.csv", "question\nq\n", ":2: no column 'answer': set data.answer to"),
         ("d.csv", 'question,answer\n"q"x,1\n', ":2: not CSV: "),
         ("d.csv", "question,answer\nq\n", ":2: answer: Input should be a valid string"),
         ("d.csv", b"question,answer\n\xe9,1\n", ":2: not UTF-8; save the file as UTF-8"),

@@ -134,7 +134,7 @@ def test_a_source_that_is_not_there_is_an_error_that_names_it(source: str, found
         load_records(source, Split.TRAIN, num_records=9)
     message = str(caught.value)
     assert message.startswith("data source ")
-    assert f" is {found}; name a file (JSONL, JSON, CSV or Parquet), a Hub dataset" in message
+    assert f" is {found}; name a file (JSONL, JSON, CSV, TSV or Parquet), a Hub dataset" in message
     assert source[:9] in message
 
 
