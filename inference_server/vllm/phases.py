@@ -11,10 +11,11 @@ PHASE_FILE_VARIABLE = "INFERENCE_SERVER_PHASE_FILE"
 FIRST_PHASE = "reading the model's configuration"
 PHASES = {
     "Starting to load model": "loading the weights",
+    "Loading model from scratch": "loading the weights",
     "Loading weights took": "compiling the model",
     "KV cache size": "warming up, on a GPU with CUDA graphs",
 }
-"""The phase that begins with a line of vLLM 0.32's log, by words of that line."""
+"""The phase that begins with a line of vLLM 0.32's log, by words of that line; on a GPU another runner loads the model."""
 
 
 class _Phases(logging.Handler):
