@@ -22,8 +22,11 @@ from inference_server.launch.engine_process import EngineProcess, end_fork_serve
 METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
 """With it, the user chooses how vLLM starts processes; vLLM itself sets it later."""
 _MODULES = ("inference_server.launch.engine_modules",)
-# The dynamic linker reads them when a program starts, which a fork does not.
-_LINKER_VARIABLES = ("LD_LIBRARY_PATH", "LD_PRELOAD")
+# The dynamic linker reads it when a program starts, which a fork does not.
+_LIBRARIES_VARIABLE = "LD_PRELOAD"
+# With it, importing vLLM puts CUDA's compatibility libraries into LD_LIBRARY_PATH, where only programs that start later
+# look for them. Any other change of that path is by a module for programs that it starts: OpenCV makes one.
+_COMPATIBILITY_VARIABLE = "VLLM_ENABLE_CUDA_COMPATIBILITY"
 _log = structlog.get_logger()
 
 
@@ -43,14 +46,17 @@ class EngineImports:
     def start(
         cls, environment: Mapping[str, str], modules: Sequence[str] = _MODULES
     ) -> Self | None:
-        """Starts to import, and returns at once; None if there can be no fork server.
+        """Starts to import, and returns at once; None if no engine can come from a fork server.
 
         Args:
             environment: Variables to import with; they need not be this process's.
             modules: What to import.
         """
+        if os.environ.get(_COMPATIBILITY_VARIABLE, "0").strip().lower() in ("1", "true"):
+            _log.info("engine_imports_again", because_of=_COMPATIBILITY_VARIABLE)
+            return None
         multiprocessing.set_forkserver_preload(list(modules))
-        linker = {name: os.environ.get(name) for name in _LINKER_VARIABLES}
+        libraries = {_LIBRARIES_VARIABLE: os.environ.get(_LIBRARIES_VARIABLE)}
         try:
             # The fork server is `python -c`, which would look for modules in the current folder first.
             path = os.pathsep.join(map(os.path.abspath, sys.path))
@@ -59,7 +65,7 @@ class EngineImports:
         except OSError as error:  # no socket can be bound in the folder for temporary files
             _log.info("engine_not_forked", reason=f"no fork server: {error}")
             return None
-        return cls({**linker, **environment})
+        return cls({**libraries, **environment})
 
     def use(self) -> None:
         """Makes vLLM start its engines from the fork server."""

@@ -121,7 +121,7 @@ def test_pytorch_uses_the_number_of_threads_that_is_set_at_the_start(tmp_path: P
     ("changes", "reason"),
     [
         ({"early": "otherwise"}, "EARLY"),
-        ({"now": {"LD_LIBRARY_PATH": "/somewhere/else"}}, "LD_LIBRARY_PATH"),
+        ({"now": {"LD_PRELOAD": ""}}, "LD_PRELOAD"),
         ({"module": "ends_at_once"}, "the fork server"),
     ],
     ids=["imported with another environment", "other libraries", "ended"],
@@ -136,6 +136,25 @@ def test_a_process_imports_itself_if_the_fork_server_does_not_fit(
     assert state["LATE"] == "set later"
     (line,) = [line for line in state["log"].splitlines() if "engine_not_forked" in line]
     assert reason in line
+
+
+def test_a_module_that_changes_the_path_of_libraries_for_later_programs_is_no_reason(
+    tmp_path: Path,
+) -> None:
+    # As OpenCV does, which vLLM's build for a GPU imports.
+    state = run(
+        tmp_path, now={"LD_LIBRARY_PATH": f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    )
+    assert state["was_imported"]
+    assert "engine_imports_again" not in state["log"]
+
+
+@pytest.mark.parametrize("value", ["1", " True "])
+def test_cudas_compatibility_libraries_are_only_found_by_a_program_that_starts_anew(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_CUDA_COMPATIBILITY", value)
+    assert EngineImports.start({}, ["string"]) is None
 
 
 def test_a_folder_for_temporary_files_without_room_for_a_socket_is_no_error(tmp_path: Path) -> None:
