@@ -22,8 +22,9 @@ from inference_server.launch.engine_process import EngineProcess, end_fork_serve
 METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
 """With it, the user chooses how vLLM starts processes; vLLM itself sets it later."""
 _MODULES = ("inference_server.launch.engine_modules",)
-# The dynamic linker reads it when a program starts, which a fork does not.
-_LIBRARIES_VARIABLE = "LD_PRELOAD"
+# Too late for a fork of a process that had another value: the dynamic linker reads the first when a program starts, and
+# vLLM's modules the second while they are imported; the server sets it for some models.
+_EARLY_VARIABLES = ("LD_PRELOAD", "VLLM_USE_BREAKABLE_CUDAGRAPH")
 # With it, importing vLLM puts CUDA's compatibility libraries into LD_LIBRARY_PATH, where only programs that start later
 # look for them. Any other change of that path is by a module for programs that it starts: OpenCV makes one.
 _COMPATIBILITY_VARIABLE = "VLLM_ENABLE_CUDA_COMPATIBILITY"
@@ -56,7 +57,7 @@ class EngineImports:
             _log.info("engine_imports_again", because_of=_COMPATIBILITY_VARIABLE)
             return None
         multiprocessing.set_forkserver_preload(list(modules))
-        libraries = {_LIBRARIES_VARIABLE: os.environ.get(_LIBRARIES_VARIABLE)}
+        early = {name: os.environ.get(name) for name in _EARLY_VARIABLES}
         try:
             # The fork server is `python -c`, which would look for modules in the current folder first.
             path = os.pathsep.join(map(os.path.abspath, sys.path))
@@ -65,7 +66,7 @@ class EngineImports:
         except OSError as error:  # no socket can be bound in the folder for temporary files
             _log.info("engine_not_forked", reason=f"no fork server: {error}")
             return None
-        return cls({**libraries, **environment})
+        return cls({**early, **environment})
 
     def use(self) -> None:
         """Makes vLLM start its engines from the fork server."""

@@ -122,9 +122,10 @@ def test_pytorch_uses_the_number_of_threads_that_is_set_at_the_start(tmp_path: P
     [
         ({"early": "otherwise"}, "EARLY"),
         ({"now": {"LD_PRELOAD": ""}}, "LD_PRELOAD"),
+        ({"now": {"VLLM_USE_BREAKABLE_CUDAGRAPH": "1"}}, "VLLM_USE_BREAKABLE_CUDAGRAPH"),
         ({"module": "ends_at_once"}, "the fork server"),
     ],
-    ids=["imported with another environment", "other libraries", "ended"],
+    ids=["imported with another environment", "other libraries", "read by modules", "ended"],
 )
 def test_a_process_imports_itself_if_the_fork_server_does_not_fit(
     tmp_path: Path, changes: dict[str, Any], reason: str
