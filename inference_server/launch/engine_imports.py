@@ -54,7 +54,7 @@ class EngineImports:
             modules: What to import.
         """
         if os.environ.get(_COMPATIBILITY_VARIABLE, "0").strip().lower() in ("1", "true"):
-            _log.info("engine_imports_again", because_of=_COMPATIBILITY_VARIABLE)
+            _log.info("engine_not_forked", reason=_COMPATIBILITY_VARIABLE)
             return None
         multiprocessing.set_forkserver_preload(list(modules))
         early = {name: os.environ.get(name) for name in _EARLY_VARIABLES}

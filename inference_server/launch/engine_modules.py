@@ -42,10 +42,9 @@ try:
 
     from inference_server.launch.engine_process import forks_can_use_cuda
 
-    of_platform = _ON_CPU if current_platform.is_cpu() else ()
-    if current_platform.is_cuda():
-        of_platform = _ON_GPU
-    for name in (*_BY_EVERY_ENGINE, *of_platform):
+    on_cpu = _ON_CPU if current_platform.is_cpu() else ()
+    on_gpu = _ON_GPU if current_platform.is_cuda() else ()
+    for name in (*_BY_EVERY_ENGINE, *on_cpu, *on_gpu):
         import_module(name)
 except ImportError as error:  # the fork server would go on without these modules
     sys.exit(f"the engine's modules cannot be imported: {error}")

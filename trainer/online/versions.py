@@ -20,7 +20,7 @@ from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
 from trainer.errors import ConflictError, NotFoundError, SyncError
 from trainer.model.roles import PolicyRoles
-from trainer.online.loss_log import LossLog
+from trainer.online.lost_versions import LostVersions
 from trainer.online.published import Published
 from trainer.rollouts.rows import flaw_in_tokens
 from trainer.run_state.journal_entries import JournaledAdapter
@@ -62,7 +62,7 @@ class Versions:
         self._found = found
         self._boot_id = found.boot_id
         self._give_up_after_s = config.server.give_up_after_s
-        self._losses = LossLog(max_staleness=config.rollout.max_staleness)
+        self._lost = LostVersions(max_staleness=config.rollout.max_staleness)
         self._active: int | None = None
         # Pushes happen one at a time, so that a lost version is pushed only once, and not while a newer one is
         # activated.
@@ -215,7 +215,7 @@ class Versions:
                     )
             if active is not None and active != status.active_version and active not in pushed:
                 await self._server.activate_adapter(active)
-            self._losses.restored(status, pushed, was=self._boot_id)
+            self._lost.restored(status, pushed, was=self._boot_id)
             self._boot_id = status.boot_id
             self._context_tokens = status.limits.max_model_len_tokens
             return version not in pushed

@@ -8,8 +8,8 @@ from inference_server.wire.schemas import ServerStatus
 _log = logging.getLogger(__name__)
 
 
-class LossLog:
-    """Reports versions that a server has lost."""
+class LostVersions:
+    """Counts and reports the versions that a server has lost."""
 
     def __init__(self, *, max_staleness: int):
         """A run needs ``max_staleness`` + 2 versions on its server."""
@@ -30,7 +30,10 @@ class LossLog:
             self._num_losses = 0
             _log.warning(
                 "event=server_restarted boot_id=%s was=%s kept=%d pushed_again=%s",
-                *(status.boot_id, was, len(status.versions), numbers),
+                status.boot_id,
+                was,
+                len(status.versions),
+                numbers,
             )
         elif pushed:
             self._num_losses += 1
@@ -39,5 +42,6 @@ class LossLog:
                 _log.warning(
                     "event=versions_pushed_out max_loaded_versions=%d advice='others, such as another run, push out the "
                     "versions of this run: start the server with a --max-loaded-versions of %d for each run'",
-                    *(status.limits.max_loaded_versions, self._num_needed),
+                    status.limits.max_loaded_versions,
+                    self._num_needed,
                 )
