@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from inference_server.wire.adapters.infos import AdapterInfo
-from tests.unit.server_answers import LIMITS
 from tests.unit.several_servers import RatedServer, group_request_of, write_version
 from trainer.client.protocol import GreedyPrompt
 from trainer.errors import (
@@ -324,13 +323,13 @@ async def test_servers_that_differ_are_refused_in_one_line(
 async def test_together_they_can_what_each_of_them_can() -> None:
     servers = servers_named("ab")
     servers[0].limit_change = {"max_completions": 64}
-    servers[1].limit_change = {"max_lora_rank": 8}
+    servers[1].limit_change = {"max_lora_rank": 8, "max_completions": None}
     servers[1].status_change = {"num_replicas": 4}
     servers[0].held, servers[1].held = {1: "x", 2: "y"}, {1: "x", 2: "z", 6: "w"}
     async with pool_of(servers) as pool:
         status = await pool.status()
     assert status.limits.max_lora_rank == 8
-    assert status.limits.max_completions == LIMITS.max_completions
+    assert status.limits.max_completions == 64
     assert status.num_replicas == 1 + 4
     assert [info.version for info in status.versions] == [1]
     assert status.next_version == 7
