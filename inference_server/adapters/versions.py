@@ -21,6 +21,8 @@ from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 
 POLICY_ALIAS = "policy"
+# Where the adapters' routes name a version.
+_FIELD = "version"
 
 # Longest time between the end of a completion and the arrival of its abort in the engine, with a wide margin.
 _ABORT_GRACE_S = 0.2
@@ -112,17 +114,17 @@ class LoadedVersions:
         """Every loaded version, in order of upload."""
         return [self._info(held) for held in self._versions.values()]
 
-    def info(self, version: int) -> AdapterInfo:
-        """One version.
+    def info(self, version: int, *, field: str = _FIELD) -> AdapterInfo:
+        """One version, which the request names in ``field``.
 
         Raises:
             NotFound: It is not loaded.
         """
-        return self._info(self._find(version))
+        return self._info(self._find(version, field))
 
     @contextmanager
     def lease(self, version: int | None) -> Iterator[EngineAdapter | None]:
-        """Keeps a version loaded while a group is generated; None is the base.
+        """Keeps a version loaded while an arms request's group is generated; None is the base.
 
         Raises:
             NotFound: It is not loaded.
@@ -130,7 +132,7 @@ class LoadedVersions:
         if version is None:
             yield None
             return
-        held = self._find(version)
+        held = self._find(version, "policy")
         held.num_groups += 1
         try:
             yield held.adapter
@@ -215,10 +217,10 @@ class LoadedVersions:
             await _until(self._retired[0].needed_until_s)
             await asyncio.to_thread(remove_path, self._retired.popleft().path)
 
-    def _find(self, version: int) -> _Version:
+    def _find(self, version: int, field: str = _FIELD) -> _Version:
         held = self._versions.get(version)
         if held is None:
-            raise NotFound(f"version {version} is not loaded", "version")
+            raise NotFound(f"version {version} is not loaded", field)
         return held
 
     def _num_leases(self, held: _Version) -> int:

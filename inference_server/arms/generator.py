@@ -80,7 +80,7 @@ class ArmsGenerator:
         if request.score:
             await asyncio.to_thread(check_golds, questions)
         if isinstance(request.policy, int):
-            self._versions.info(request.policy)
+            self._versions.info(request.policy, field="policy")
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)
         deadline = asyncio.get_running_loop().time() + longest_s
         prompt_format = resolve_format(

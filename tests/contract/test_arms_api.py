@@ -286,8 +286,8 @@ WRONG_TYPES: list[tuple[list[str], list[Any], str]] = [
             ({"policy": value}, 400, "policy", "'latest', 'base' or the number of a version")
             for value in ("newest", "policy-000007", "7", -1, 10**9, 7.0, True, None, ["latest"])
         ],
-        ({"policy": 7}, 404, "version", "version 7 is not loaded"),
-        ({"stream": True, "policy": 7}, 404, "version", "version 7 is not loaded"),
+        ({"policy": 7}, 404, "policy", "version 7 is not loaded"),
+        ({"stream": True, "policy": 7}, 404, "policy", "version 7 is not loaded"),
         ({"stream": True, "max_tokens": 601}, 400, "questions.0", "exceed the model's context"),
         ({"prompt_format": "xml"}, 400, "prompt_format", "'chat' or 'plain'"),
         ({"stop": [""]}, 400, "stop.0", "at least 1 character"),
