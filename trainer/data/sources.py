@@ -5,6 +5,7 @@ Every command names a source by one string: ``word-problems``, ``one-step-proble
 alone decides which part it is in, so the parts never overlap, however many records are read.
 """
 
+import math
 import os
 import re
 import unicodedata
@@ -215,12 +216,17 @@ def _table_records(source: str, split: Split, shape: RecordShape) -> Iterator[Re
     for number, columns in enumerate(rows, 1):
         where = f"{name} row {number}"
         try:
-            row = row_type(shape).model_validate(columns)
+            row = row_type(shape).model_validate({n: _known(v) for n, v in columns.items()})
             yield _record(f"{short}-{number:06d}", row, where, shape)
         except ValidationError as error:
             yield row_error(error, where)
         except DataError as error:
             yield error
+
+
+def _known(value: Any) -> Any:
+    """A column's value, or None for NaN and infinity, with which such files mark a number that is missing."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:

@@ -94,6 +94,19 @@ def test_parquet_is_read(parquet: Path) -> None:
     assert (record.question, record.gold) == ("1 + 1?", "2")
 
 
+@pytest.mark.parametrize("missing", [float("nan"), float("inf")])
+def test_what_parquet_has_for_a_missing_number_is_no_answer_and_null_in_other_columns(
+    missing: float, parquet: Path
+) -> None:
+    good = {"question": "?", "answer": 1.5, "seconds": missing}
+    datasets.Dataset.from_list([good]).to_parquet(parquet)
+    (record,) = load(parquet, RecordShape(answer_type="text"))
+    assert (record.gold, record.columns) == ("1.5", {"seconds": None})
+    datasets.Dataset.from_list([good, {**good, "answer": missing}]).to_parquet(parquet)
+    with pytest.raises(DataError, match=r"row 2: answer: Input should be a valid string"):
+        load(parquet, RecordShape(answer_type="text"))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_narrow_floats_of_parquet_are_read_as_the_decimals_that_they_stand_for(
     dtype: str, parquet: Path
