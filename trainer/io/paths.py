@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.config.safe_text import shortened
 from trainer.errors import DataError, UsageError
+from trainer.io.run_layout import ROLLOUTS_FOLDER
 
 _LASTING = frozenset(
     (
@@ -79,7 +80,7 @@ def require_folder(folder: Path, *, field: str) -> None:
 
 
 def require_rollouts(path: Path, *, field: str) -> None:
-    """Refuse a file of rollouts that does not exist.
+    """Refuse a file of rollouts that does not exist, or is a folder.
 
     Args:
         path: The file.
@@ -88,6 +89,13 @@ def require_rollouts(path: Path, *, field: str) -> None:
     Raises:
         DataError: Names the setting and the file.
     """
+    if os.path.isdir(path):
+        of_a_run = path / ROLLOUTS_FOLDER
+        files = (of_a_run if os.path.isdir(of_a_run) else path) / "*.jsonl"
+        raise DataError(
+            f"{field}: {shown_path(path)}: a folder, and no file; make one file of the files of a run: "
+            f"cat {shown_path(files)} > rollouts.jsonl"
+        )
     if not os.path.isfile(path):
         raise DataError(f"{field}: {shown_path(path)}: no such file; `collect` writes one")
 

@@ -13,8 +13,8 @@ from trainer.client.model_spec import ModelSpec
 from trainer.config.sections import TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.errors import TrainerError, UsageError
-from trainer.io.paths import require_folder
+from trainer.errors import DataError, TrainerError, UsageError
+from trainer.io.paths import require_folder, require_rollouts
 from trainer.run_state.run_folder import run_as_begun
 
 
@@ -118,3 +118,16 @@ def test_an_error_of_a_path_is_one_line_with_the_exit_code_of_its_kind(
 def test_a_model_of_any_length_is_an_error_of_the_user() -> None:
     with pytest.raises((UsageError, OSError)):
         ModelSpec.parse("x" * 5000, field="model")
+
+
+@pytest.mark.parametrize("name", ["", "rollouts"])
+def test_a_run_in_place_of_a_file_of_rollouts_is_refused_with_how_to_make_one(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "rollouts").mkdir()
+    with pytest.raises(DataError) as caught:
+        require_rollouts(tmp_path / name, field="rollouts")
+    assert str(caught.value) == (
+        f"rollouts: {tmp_path / name}: a folder, and no file; make one file of the files of a run: "
+        f"cat {tmp_path}/rollouts/*.jsonl > rollouts.jsonl"
+    )
