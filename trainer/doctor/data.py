@@ -49,4 +49,7 @@ def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
         except TrainerError as error:
             yield bad("data", first_line(error), setting)
         else:
-            yield ok("data", f"{source}: {len(records):,} questions can be read ({setting})")
+            yield ok(
+                "data",
+                f"{source}: the {len(records):,} questions that the run takes can be read ({setting})",
+            )

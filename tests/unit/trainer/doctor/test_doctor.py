@@ -797,7 +797,7 @@ def test_a_server_that_starts_alone_needs_nothing_of_the_trainer(
 @pytest.mark.parametrize(
     ("lines", "data", "run", "status", "words"),
     [
-        (2, {}, {}, CheckStatus.OK, "2 questions can be read (data.source)"),
+        (2, {}, {}, CheckStatus.OK, "the 2 questions that the run takes can be read (data.source)"),
         (2, {"answer": "gold"}, {}, CheckStatus.BAD, "data.answer"),
         (0, {}, {}, CheckStatus.BAD, "no records"),
         (None, {}, {}, CheckStatus.BAD, "mine.jsonl"),
