@@ -133,11 +133,13 @@ class JsonlAppender:
             UsageError: Another process appends to the file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._suffix = _suffix(path)
+        self._path, self._suffix = path, _suffix(path)
+        self._is_new = not path.exists()
         self._file = path.open("ab", buffering=0)
         try:
             lock(
                 self._file,
+                path,
                 taken=f"another process appends to {path}; stop it, or choose another output",
             )
         except UsageError:
@@ -149,9 +151,11 @@ class JsonlAppender:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait until every row is on the disk, and close."""
+        """Wait until every row is on the disk, and close; a new file without a row is removed."""
         with self._file:
             os.fsync(self._file.fileno())
+            if self._is_new and not os.fstat(self._file.fileno()).st_size:
+                self._path.unlink(missing_ok=True)
 
     def append(self, row: Mapping[str, object]) -> None:
         """Append one row, as a line, member or frame of its own; if that fails, such as on a full disk, none of it."""

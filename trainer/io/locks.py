@@ -13,11 +13,12 @@ from trainer.io.paths import open_plain
 _LOCK_FILE = ".lock"
 
 
-def lock(file: FileIO, *, taken: str) -> None:
+def lock(file: FileIO, path: Path, *, taken: str) -> None:
     """Lock an open file until it is closed.
 
     Args:
-        file: The file, which must not be replaced by another of its name.
+        file: The file, which must not be replaced by another of its name; who has the lock may remove it.
+        path: Its path.
         taken: The error if another process has the lock.
 
     Raises:
@@ -25,8 +26,12 @@ def lock(file: FileIO, *, taken: str) -> None:
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever had the lock may have removed the file since it was opened here: others would lock a new one.
+        is_current = os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except OSError:
-        raise UsageError(taken) from None
+        is_current = False
+    if not is_current:
+        raise UsageError(taken)
 
 
 @contextmanager
@@ -39,10 +44,7 @@ def locked_folder(folder: Path, *, taken: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK_FILE
     with FileIO(path, "ab", opener=open_plain) as file:
-        lock(file, taken=taken)
-        # Whoever had it may have removed the file between the two lines above, so that others would lock a new one.
-        if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
-            raise UsageError(taken)
+        lock(file, path, taken=taken)
         try:
             yield
         finally:

@@ -56,6 +56,7 @@ class Journal:
         try:
             lock(
                 self._file,
+                path,
                 taken=f"another trainer is at work in {run_folder}; stop it, or choose another run.folder",
             )
         except UsageError:

@@ -528,6 +528,6 @@ async def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     write_base(folder, BaseRecord(base_model="theirs", fingerprint="trained"))
     with pytest.raises(UsageError, match=r"^model: .*sft was trained on theirs with fingerprint"):
         await run(server, config(output, model=str(folder)))
-    assert (server.log, server.asked, rows_of(output)) == ([], [], [])
+    assert (server.log, server.asked, output.exists()) == ([], [], False)
     write_base(folder, BaseRecord(base_model="theirs", fingerprint="served"))
     assert (await run(server, config(output, model=str(folder)))).num_questions == 40

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from trainer.errors import DataError, UsageError
 from trainer.io.jsonl import JsonlAppender, read_lines, repair, write_jsonl
+from trainer.io.locks import lock
 
 ROWS = [{"id": i, "text": "two\nlines — ü" * i} for i in range(5)]
 SUFFIXES = ["", ".gz", ".zst"]
@@ -53,6 +54,23 @@ def test_two_processes_do_not_append_to_one_file(suffix: str, tmp_path: Path) ->
     )
     append(path, ROWS[2:])
     assert rows_of(path) == ROWS
+
+
+def test_a_file_that_gets_no_row_is_not_there(tmp_path: Path) -> None:
+    path, old = tmp_path / "rows.jsonl", tmp_path / "old.jsonl"
+    old.touch()
+    append(path, [])
+    append(old, [])
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_file_that_was_removed_before_it_was_locked_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with path.open("ab", buffering=0) as file:
+        append(path, [])
+        path.unlink()
+        with pytest.raises(UsageError, match="taken"):
+            lock(file, path, taken="taken")
 
 
 @given(
