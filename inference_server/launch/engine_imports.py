@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import structlog
 
+from inference_server.launch.engine_inspection import inspect_in_forks
 from inference_server.launch.engine_process import EngineProcess, end_fork_server
 
 METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
@@ -69,7 +70,7 @@ class EngineImports:
         return cls({**early, **environment})
 
     def use(self) -> None:
-        """Makes vLLM start its engines from the fork server."""
+        """Makes vLLM start its engines from the fork server, and inspect the class of the model there."""
         # Not at the top: this module is imported before vLLM.
         from vllm.platforms.interface import in_wsl  # noqa: PLC0415
         from vllm.v1.engine import utils  # noqa: PLC0415
@@ -79,6 +80,7 @@ class EngineImports:
             return
         original = utils.get_mp_context
         utils.get_mp_context = lambda: self.context(original())
+        inspect_in_forks()
 
     def context(self, context: Any) -> Any:
         """How to start an engine: from the fork server, or by vLLM's own ``context`` if that is not the same."""
