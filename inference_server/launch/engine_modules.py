@@ -1,6 +1,7 @@
 """Imported by the fork server alone, before it makes engines; see `inference_server.launch.engine_imports`."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -29,6 +30,9 @@ with suppress(ImportError):  # it is optional in vLLM
 
     # Its first call finds where the title is, and needs the environment as it was at the start; a fork's is changed.
     setproctitle.setproctitle("regime-w fork server")
+
+# PyTorch warns that a build for CPUs has no Triton, as it does in the server; here the line could follow the server's last.
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 # A library of kernels for quantized models would start two programs while it is imported, which compile some of them.
 # With this it compiles them when a model needs them. Forks have the server's environment instead.
