@@ -35,6 +35,7 @@ from trainer.config.sections import (
     WatchCommand,
 )
 from trainer.console.environment import prepare_environment
+from trainer.console.interrupts import INTERRUPTED_EXIT_CODE
 from trainer.console.stop_signals import EndedBySignal, Stopped
 from trainer.errors import DiskFullError, TrainerError, UsageError
 from trainer.io.disk import is_disk_full
@@ -221,4 +222,4 @@ def _run(command: _Command, arguments: list[str], prog: str) -> None:
         print(f"{prog}: stopped; the same command resumes")
     except KeyboardInterrupt as error:
         print(f"{prog}: interrupted", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, EndedBySignal) else 130)
+        sys.exit(error.exit_code if isinstance(error, EndedBySignal) else INTERRUPTED_EXIT_CODE)
