@@ -7,6 +7,7 @@ does so in another process, since a model's module may initialize CUDA.
 import multiprocessing
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from multiprocessing.connection import Connection
 from pickle import loads
@@ -88,4 +89,5 @@ def _answer(function: bytes, sender: Connection) -> None:
         answer = (True, loads(function)())
     except Exception:
         answer = (False, traceback.format_exc())
-    sender.send(answer)
+    with suppress(BrokenPipeError):  # the server has been stopped
+        sender.send(answer)

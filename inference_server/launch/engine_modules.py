@@ -31,12 +31,12 @@ with suppress(ImportError):  # it is optional in vLLM
     # Its first call finds where the title is, and needs the environment as it was at the start; a fork's is changed.
     setproctitle.setproctitle("regime-w fork server")
 
-# PyTorch warns that a build for CPUs has no Triton, as it does in the server; here the line could follow the server's last.
-logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-
 # A library of kernels for quantized models would start two programs while it is imported, which compile some of them.
 # With this it compiles them when a model needs them. Forks have the server's environment instead.
 os.environ["HUMMING_DISABLE_PARALLEL_BUILD"] = "1"
+
+# A warning of a module could follow the last line of a server that ends meanwhile, and hide why it did.
+logging.disable(logging.WARNING)
 
 # Where this process ends, the server notices and starts the engine anew.
 try:
@@ -54,3 +54,4 @@ except ImportError as error:  # the fork server would go on without these module
     sys.exit(f"the engine's modules cannot be imported: {error}")
 if torch.version.cuda is not None and not forks_can_use_cuda():
     sys.exit("a fork of the process that imported vLLM's engine cannot use CUDA")
+logging.disable(logging.NOTSET)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 SCRIPT = """
-import json, sys, threading
+import json, logging, sys, threading
 import inference_server.launch.engine_modules
 import torch
 from vllm.platforms import current_platform
@@ -17,6 +17,7 @@ print(json.dumps({
     "device": "cpu" if current_platform.is_cpu() else "cuda" if current_platform.is_cuda() else None,
     "modules": list(sys.modules),
     "threads": [thread.name for thread in threading.enumerate()],
+    "warns": logging.getLogger("vllm").isEnabledFor(logging.WARNING),
     "is_initialized": torch.cuda.is_initialized(),
     "is_in_bad_fork": torch.cuda._is_in_bad_fork(),
 }))
@@ -31,7 +32,7 @@ def state() -> dict[str, Any]:
     result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return found
+    return {**found, "log": result.stderr}
 
 
 def test_the_worker_is_imported(state: dict[str, Any]) -> None:
@@ -40,6 +41,11 @@ def test_the_worker_is_imported(state: dict[str, Any]) -> None:
         pytest.skip("vLLM finds no device that it was built for")
     ours = {f"inference_server.vllm.{name}" for name in OWN}
     assert {workers[state["device"]], *ours} <= set(state["modules"])
+
+
+def test_the_imports_warn_of_nothing_and_engines_do(state: dict[str, Any]) -> None:
+    assert "Triton not available" not in state["log"]  # PyTorch's warning on a machine without it
+    assert state["warns"]
 
 
 def test_neither_a_cuda_context_nor_a_thread_exists(state: dict[str, Any]) -> None:
