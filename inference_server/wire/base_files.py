@@ -58,11 +58,12 @@ def why_not_on_hub(model: str) -> str | None:
 def fingerprint(folder: Path) -> str:
     """A digest of configuration and weights that is quick even for many gigabytes.
 
-    Of each weights file it covers only the name, the size and the first and last MiB, in which different
-    weights differ too. A folder and the Hub's cache of the same revision have the same fingerprint.
+    Of each weights file it covers only the name, the size and the first and last MiB, in which different weights differ
+    too. If there is an index, files that it does not name are left out, and of the configuration the version of
+    Transformers that wrote it. A folder and the Hub's cache of the same revision have the same fingerprint.
     """
-    digest = hashlib.sha256((folder / _CONFIG_FILE).read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
+    digest = hashlib.sha256(_configuration(folder))
+    for path in _weights_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
@@ -70,6 +71,25 @@ def fingerprint(folder: Path) -> str:
             file.seek(max(0, size - _SAMPLE_BYTES))
             digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def _configuration(folder: Path) -> bytes:
+    content = (folder / _CONFIG_FILE).read_bytes()
+    try:
+        found = json.loads(content)
+        found.pop("transformers_version", None)
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return content
+    return json.dumps(found, sort_keys=True).encode()
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """The model's files of weights, in order: those of its index, or without a usable one all safetensors files."""
+    try:
+        named = json.loads((folder / _INDEX_FILE).read_bytes())["weight_map"].values()
+        return sorted({folder / Path(name).name for name in named})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return sorted(folder.glob("*.safetensors"))
 
 
 def known_fingerprint(model: str, revision: str | None = None) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,13 +14,15 @@ INTERRUPTED_EXIT_CODE = 130
 
 @contextmanager
 def leaving_at_interrupt() -> Iterator[None]:
-    """A block that only imports modules, in the main thread: SIGINT ends the process within it at once.
+    """A block that only imports modules: SIGINT ends the process within it at once, if it is in the main thread.
 
     A library may swallow a KeyboardInterrupt, or replace it by an error of its own: Transformers says that it could not
     import a module. The block must not hold what has to be closed, such as another process.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # It is ignored, or handled by somebody else.
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.default_int_handler:
+        # Only the main thread can handle signals; or it is ignored, or handled by somebody else.
         yield
         return
     signal.signal(signal.SIGINT, _leave)

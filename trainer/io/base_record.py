@@ -120,7 +120,7 @@ def require_same_base(folder: Path, policy: PolicyConfig) -> None:
     if line := other_base(read_base(folder), now):
         raise UsageError(
             f"policy.base_model: {folder} {line}: put the former back (of a Hub id, the revision that it was), or begin "
-            "anew in another folder"
+            f"anew in another folder. If both are the same weights in other files, remove {folder / BASE_FILE}"
         )
 
 
@@ -160,5 +160,6 @@ def require_adapter_of(adapter: Path, now: BaseRecord, *, field: str) -> None:
     """
     if line := other_base(base_of(adapter), now):
         raise UsageError(
-            f"{field}: {adapter} {line}, which the server serves: serve the former, or name an adapter of the latter"
+            f"{field}: {adapter} {line}, which the server serves: serve the former, or name an adapter of the latter. If "
+            f"both are the same weights in other files, remove the {BASE_FILE} of the adapter or of its run"
         )

@@ -1,6 +1,7 @@
 """Says in few words how a setting differs from the one that was kept."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, cast
 
 from inference_server.wire.settings.model import NULL
@@ -9,6 +10,9 @@ from regime_w.arms import ARM_SETS
 
 _ARMS = "arms"
 _MOST_CHARACTERS = 200
+_BEFORE_CHARACTERS = 40
+"""How much of the same beginning stays before the first difference of long values."""
+_MOST_CHANGES = 8
 _Arm = dict[str, Any]
 
 
@@ -24,7 +28,8 @@ def change_text(key: str, before: object, now: object) -> str:
         arms, new_arms = _arms(before), _arms(now)
         if arms is not None and new_arms is not None:
             return f"{key}: {_arms_change(arms, new_arms)}"
-    return f"{key} was {_cut(str(before))} and is {_cut(str(now))}"
+    old, new = _shortened(str(before), str(now))
+    return f"{key} was {old} and is {new}"
 
 
 def _arms(value: object) -> list[_Arm] | None:
@@ -42,12 +47,13 @@ def _arms_change(before: list[_Arm], now: list[_Arm]) -> str:
     if [arm["name"] for arm in before] != [arm["name"] for arm in now] or (old_name and new_name):
         return f"was {_cut(old_name or _listed(before))} and is {_cut(new_name or _listed(now))}"
     changes = [
-        f"{new['name']} had {key} {_cut(str(old[key]))} and has {_cut(str(new[key]))}"
+        f"{new['name']} had {key} %s and has %s" % _shortened(str(old[key]), str(new[key]))
         for old, new in zip(before, now, strict=True)
         for key in ("temperature", "top_p", "system_prompt")
         if old[key] != new[key]
     ]
-    return _cut("; ".join(changes))
+    more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
+    return f"{'; '.join(changes[:_MOST_CHANGES])}{more}"
 
 
 def _set_name(arms: list[_Arm]) -> str | None:
@@ -64,6 +70,21 @@ def _listed(arms: list[_Arm]) -> str:
         f"{arm['name']} (temperature {arm['temperature']:g}, top_p {arm['top_p']:g})"
         for arm in arms
     )
+
+
+def _shortened(before: str, now: str) -> tuple[str, str]:
+    """Two values, both without what is the same in their beginnings if one of them is long, and cut."""
+    if max(len(before), len(now)) > _MOST_CHARACTERS:
+        start = max(0, _num_same(before, now) - _BEFORE_CHARACTERS)
+        if start:
+            before, now = f"…{before[start:]}", f"…{now[start:]}"
+    return _cut(before), _cut(now)
+
+
+def _num_same(first: str, second: str) -> int:
+    """How many characters are the same at the beginning of both."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return sum(1 for _ in same)
 
 
 def _cut(text: str) -> str:

@@ -1,6 +1,7 @@
 """Locks, so that two processes do not write one file or folder; the end of a process, even by a kill, releases its own."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,12 @@ from pathlib import Path
 from trainer.errors import UsageError
 from trainer.io.paths import open_plain
 
+_log = logging.getLogger(__name__)
 _LOCK_FILE = ".lock"
 
 
 def lock(file: FileIO, path: Path, *, taken: str) -> None:
-    """Lock an open file until it is closed.
+    """Lock an open file until it is closed; where the file system has no locks, log a warning and go on.
 
     Args:
         file: The file, which must not be replaced by another of its name; who has the lock may remove it.
@@ -26,11 +28,17 @@ def lock(file: FileIO, path: Path, *, taken: str) -> None:
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever had the lock may have removed the file since it was opened here: others would lock a new one.
-        is_current = os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except OSError:
-        is_current = False
-    if not is_current:
+    except (BlockingIOError, PermissionError):  # which of them depends on the file system
+        raise UsageError(taken) from None
+    except OSError as error:
+        _log.warning(
+            'event=not_locked path=%s reason="%s" advice="start no second process that writes it"',
+            path,
+            error.strerror,
+        )
+        return
+    # Whoever had the lock may have removed the file since it was opened here: others would lock a new one.
+    if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
         raise UsageError(taken)
 
 

@@ -54,6 +54,25 @@ def test_a_change_is_said_in_few_words(key: str, before: object, now: object, sa
     assert change_text(key, before, now) == said
 
 
+def test_long_values_are_shown_from_their_first_difference() -> None:
+    prompt = "Think. " * 100
+    said = change_text(
+        "rollout.arms", [arm("a", f"{prompt}Be brief.")], [arm("a", f"{prompt}Go on.")]
+    )
+    assert said.startswith("rollout.arms: a had system_prompt …")
+    assert "Think. Be brief. and has …" in said
+    assert said.endswith("Think. Go on.")
+    assert len(said) < 250
+
+
+def test_of_many_changed_arms_some_are_shown() -> None:
+    before = [arm(f"a{i}", temperature=0.5) for i in range(20)]
+    now = [arm(f"a{i}", temperature=0.75) for i in range(20)]
+    said = change_text("rollout.arms", before, now)
+    assert said.startswith("rollout.arms: a0 had temperature 0.5 and has 0.75; a1 had ")
+    assert said.endswith("; and 12 more")
+
+
 def test_what_is_long_is_cut() -> None:
     text = change_text("rollout.stop", ["#" * 5000], [])
     assert len(text) < 250

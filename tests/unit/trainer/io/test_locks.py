@@ -1,0 +1,35 @@
+"""Locks on files that only one process may write."""
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import UsageError
+from trainer.io.locks import locked_folder
+
+
+def test_a_folder_has_one_lock_and_gives_it_back(tmp_path: Path) -> None:
+    with (
+        locked_folder(tmp_path, taken="by another"),
+        pytest.raises(UsageError, match="by another"),
+        locked_folder(tmp_path, taken="by another"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+    with locked_folder(tmp_path, taken="taken"):
+        pass
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked_folder(tmp_path, taken="taken"):
+        (message,) = caplog.messages
+    assert message.startswith(f"event=not_locked path={tmp_path}")
+    assert "No locks available" in message
