@@ -90,9 +90,10 @@ class AdapterRegistry:
                 await asyncio.to_thread(remove_path, self._folder.path_of(version))
         if active is not None and active in self._loaded:
             self._loaded.activate(active)
-        if stored and self._base_fingerprint != record.base_fingerprint:
+        is_used = stored or record != RegistryRecord()
+        if is_used and self._base_fingerprint != record.base_fingerprint:
             # Only now: if the server is killed before, the next one still knows whose the versions that are left are.
-            self._write_record()
+            self._write_record(self._loaded.active)
 
     async def _restore(self, version: int, other_base: str | None) -> None:
         try:
@@ -135,9 +136,9 @@ class AdapterRegistry:
                     await self._loaded.make_room()
                     await self._commit(version, staged, identity)
                     self._tidying.soon()
+                self._write_record(version if activate else self._loaded.active)
                 if activate:
                     self._loaded.activate(version)
-                self._write_record()
                 return self._loaded.info(version), created
         finally:
             if staged.folder.exists():
@@ -192,8 +193,9 @@ class AdapterRegistry:
             NotFound: It is not loaded.
         """
         async with self._changes:
+            self._loaded.info(version)
+            self._write_record(version)
             self._loaded.activate(version)
-            self._write_record()
             return self._loaded.info(version)
 
     async def delete(self, version: int) -> None:
@@ -212,9 +214,9 @@ class AdapterRegistry:
             await self._loaded.retire(version)
             self._tidying.soon()
 
-    def _write_record(self) -> None:
+    def _write_record(self, active: int | None) -> None:
         record = RegistryRecord(
-            active_version=self._loaded.active,
+            active_version=active,
             next_version=self._next_version,
             base_fingerprint=self._base_fingerprint,
         )

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -200,12 +201,13 @@ class AdapterFolder:
         )
 
     def set_aside(self, version: int) -> Path:
-        """Renames a stored version that cannot be served, to keep its files; returns the new path.
+        """Renames a stored version that cannot be served, to a name that is free; returns the new path.
 
         If that is not permitted, its files stay where they are.
         """
-        path = self._root / f"{_REFUSED_PREFIX}{adapter_name(version)}"
-        remove_path(path)
+        name = f"{_REFUSED_PREFIX}{adapter_name(version)}"
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        path = next(p for p in map(self._root.joinpath, names) if not os.path.lexists(p))
         with suppress(OSError):
             return self.path_of(version).rename(path)
         return self.path_of(version)

@@ -130,7 +130,7 @@ async def _all_groups(run: ArmsRun, boot_id: str) -> ArmsResponse:
 @router.put(
     "/adapters/{version}",
     openapi_extra={"requestBody": UPLOAD_BODY},
-    responses=_errors(400, 403, 404, 409, 413, 429, 503) | {201: {"model": AdapterInfo}},
+    responses=_errors(400, 403, 404, 409, 413, 429, 503, 507) | {201: {"model": AdapterInfo}},
 )
 async def put_adapter(
     version: _Version,
@@ -172,7 +172,7 @@ async def delete_adapter(version: _Version, service: _Service) -> None:
     await service.adapters.delete(version)
 
 
-@router.post("/adapters/{version}/activate", responses=_errors(400, 404))
+@router.post("/adapters/{version}/activate", responses=_errors(400, 404, 507))
 async def activate_adapter(version: _Version, service: _Service) -> AdapterInfo:
     """Moves ``policy`` to a loaded version."""
     return await service.adapters.activate(version)

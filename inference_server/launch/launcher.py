@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from inference_server.engine import EngineDied
+from inference_server.http.request_log import configure_logging
 from inference_server.launch.engine_imports import METHOD_VARIABLE, EngineImports
 from inference_server.launch.environment import expected_engine_environment, set_environment
 from inference_server.launch.state_dir import claim_state_dir
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Warnings of libraries and of our own modules stay in the log.
             os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
             set_environment()
+            configure_logging()
             imports = None
             if METHOD_VARIABLE not in os.environ:
                 imports = EngineImports.start(expected_engine_environment(settings.model))

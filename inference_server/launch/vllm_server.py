@@ -24,7 +24,6 @@ from vllm.utils.system_utils import decorate_logs
 from inference_server.adapters.versions import POLICY_ALIAS
 from inference_server.engine import EngineDied
 from inference_server.http.bounded_protocol import BoundedProtocol
-from inference_server.http.request_log import configure_logging
 from inference_server.launch.engine_imports import EngineImports
 from inference_server.launch.environment import set_defaults
 from inference_server.launch.plugin import Launch
@@ -70,7 +69,6 @@ def serve(
     cli_env_setup()
     args = _parse(settings, vllm_flags, on_cpu)
     configure_logging_from_args(args)
-    configure_logging()
     try:
         validate_parsed_serve_args(args)
     except (TypeError, ValueError) as error:

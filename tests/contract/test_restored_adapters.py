@@ -208,6 +208,22 @@ async def test_versions_of_another_base_of_the_same_shapes_are_set_aside(
     assert (await restarted.get("/v1/adapters/3")).status_code == 200
 
 
+async def test_what_was_set_aside_is_kept_and_can_be_put_back(
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
+    await client.put_adapter(1, weights=adapter_weights(1))
+    of_first = (state_dir / "policy-000001" / WEIGHTS).read_bytes()
+    restarted, _ = await restart(engine_of("fedcba9876543210"))
+    await restarted.put_adapter(1, weights=adapter_weights(2))
+    _, engine = await restart()
+    assert engine.loaded == {}
+    for name, is_first in (("refused-policy-000001", True), ("refused-policy-000001-2", False)):
+        assert ((state_dir / name / WEIGHTS).read_bytes() == of_first) == is_first
+    (state_dir / "refused-policy-000001").rename(state_dir / "policy-000001")
+    restarted, _ = await restart()
+    assert (await restarted.get("/v1/adapters/1")).status_code == 200
+
+
 async def test_an_unknown_base_sets_nothing_aside(
     client: Client, restart: Restart, state_dir: Path
 ) -> None:

@@ -280,8 +280,10 @@ async def test_a_full_disk_is_said_with_the_folder_and_the_upload_succeeds_once_
     error = ErrorResponse.model_validate(response.json()).error
     assert (response.status_code, error.type) == (507, "storage")
     assert f"no space is left on the disk of the server's --state-dir {state_dir}" in error.message
+    assert (await client.get("/v1/adapters")).json()["active_version"] is None
     record.unlink()
     assert (await client.put_adapter(1)).status_code == 200
+    assert (await client.get("/v1/adapters")).json()["active_version"] == 1
     assert json.loads(record.read_text())["next_version"] == 2
 
 

@@ -147,7 +147,7 @@ def examine(config: DoctorConfig) -> None:
 def replay(command: ReplayCommand) -> None:
     """Recompute a run from its journal; exit with 1 if the result differs."""
     if command.verify and command.what_if:
-        raise UsageError("--verify compares a run with itself, --what-if with another; choose one")
+        raise UsageError("--verify compares a run with itself, --what_if with another; choose one")
     from trainer.commands.early_checks import require_run
 
     require_run(command.run)

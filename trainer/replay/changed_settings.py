@@ -1,4 +1,4 @@
-"""Changes some of a run's settings, as ``replay --what-if`` says; this module does not load torch."""
+"""Changes some of a run's settings, as ``replay --what_if`` says; this module does not load torch."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,7 +32,7 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
         if not mark or section not in _SECTIONS or name not in values[section]:
             keys = {f"{section}.{name}" for section in _SECTIONS for name in values[section]}
             raise UsageError(
-                f"--what-if {change!r}: expected ppo.KEY=VALUE or reward.KEY=VALUE with an existing KEY"
+                f"--what_if {change!r}: expected ppo.KEY=VALUE or reward.KEY=VALUE with an existing KEY"
                 f"{suggestion(key, keys)}"
             )
         values[section][name] = None if value == "null" else _listed(value)
@@ -44,7 +44,7 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "configuration"
-        raise UsageError(f"--what-if {' '.join(changes)}: {key}: {first['msg']}") from None
+        raise UsageError(f"--what_if {' '.join(changes)}: {key}: {first['msg']}") from None
 
 
 def _listed(value: str) -> Any:

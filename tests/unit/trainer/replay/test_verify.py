@@ -363,7 +363,7 @@ def test_far_off_policy_there_is_a_warning(recorded: Path) -> None:
 def test_a_change_that_is_none_is_an_error_that_names_it(
     change: str, said: str, recorded: Path
 ) -> None:
-    with pytest.raises(UsageError, match="--what-if") as caught:
+    with pytest.raises(UsageError, match="--what_if") as caught:
         changed_config(read_run_config(recorded), [change])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
