@@ -126,7 +126,8 @@ TAKEN_BACK = [
     # Struck out.
     ("~~A~~", None),
     ("The answer is ~~A~~", None),
-    ("<s>A</s>", None),
+    ("It is <s>A</s>", None),
+    ("<s>A</s>", "A"),
     ("<strike>A</strike>", None),
     ("The answer is ~~A~~ B", "B"),
     ("<del>A</del> B", "B"),
