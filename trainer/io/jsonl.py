@@ -133,7 +133,8 @@ class JsonlAppender:
             UsageError: Another process appends to the file.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._suffix = path, _suffix(path)
+        # A link to the file stays if the file is removed.
+        self._path, self._suffix = Path(os.path.realpath(path)), _suffix(path)
         self._is_new = not path.exists()
         self._file = path.open("ab", buffering=0)
         try:

@@ -64,6 +64,16 @@ def test_a_file_that_gets_no_row_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [old]
 
 
+def test_a_link_to_a_file_that_gets_no_row_stays_and_the_file_is_not_there(tmp_path: Path) -> None:
+    path, link = tmp_path / "disk" / "rows.jsonl", tmp_path / "rows.jsonl"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    append(link, [])
+    assert (link.is_symlink(), path.exists()) == (True, False)
+    append(link, ROWS)
+    assert rows_of(path) == ROWS
+
+
 def test_a_file_that_was_removed_before_it_was_locked_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with path.open("ab", buffering=0) as file:
