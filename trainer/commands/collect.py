@@ -20,6 +20,7 @@ from trainer.client.ask_groups import group_request
 from trainer.client.asked_model import AskedModel, uploaded
 from trainer.client.model_spec import ModelSpec
 from trainer.client.protocol import AdapterServer
+from trainer.commands.collect_settings import CollectSettings
 from trainer.commands.one_policy import require_same_policy
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
@@ -28,20 +29,12 @@ from trainer.console.terminal import print_line
 from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.io.adapter_settings import kept_prompt_format
 from trainer.io.base_record import BaseRecord, require_adapter_of
 from trainer.io.jsonl import JsonlAppender
-from trainer.io.kept_settings import keep_settings, require_as_kept, settings_beside
 from trainer.rollouts.collected import collected_rows
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
-
-_FREE_SETTINGS = (
-    *("output", "limit", "num_in_flight", "server", "data.num_questions", "reward.timeout_s"),
-)
-_MODEL = "model"
-"""Free too while rows are missing: what it stands for is compared, under whatever name."""
 
 
 @dataclass(kw_only=True)
@@ -136,29 +129,28 @@ async def _collect_into(
 ) -> Collected:
     """`collect`, once the file is open and no other process can write it."""
     output = config.output
-    kept = settings_beside(output)
+    settings = CollectSettings(output)
     asked_as = config.rollout.prompt_format
     if asked_as == "auto":
-        asked_as = kept_prompt_format(kept) or resolve_format(
+        asked_as = settings.prompt_format() or resolve_format(
             "auto", has_chat_template=(await client.status()).has_chat_template
         )
     rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
     config = config.model_copy(update={"rollout": rollout})
-    if kept.exists():
-        require_as_kept(kept, config, free=(*_FREE_SETTINGS, _MODEL))
+    settings.require(config)
     stored = collected_rows(output, records, say)
     num_stored = len(stored.ids)
     missing = [record for record in records if record.id not in stored.ids]
     found = Collected(num_before=num_stored)
     if not missing:
-        keep_settings(kept, config, free=_FREE_SETTINGS)
+        settings.keep(config, are_rows_missing=False)
         return found
     status = await client.status()
     if spec.folder is not None:
         base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
         require_adapter_of(spec.folder, base, field="model")
     await require_same_policy(output, stored, spec, status)
-    keep_settings(kept, config, free=(*_FREE_SETTINGS, _MODEL))
+    settings.keep(config, are_rows_missing=True)
     missing = drop_overlong(missing, status.base_model, config.rollout, status, say)
     if not missing:
         return found

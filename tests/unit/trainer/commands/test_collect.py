@@ -286,6 +286,23 @@ async def test_other_settings_do_not_go_into_the_same_file(
     assert len(rows_of(output)) == 5
 
 
+async def test_the_settings_of_a_collection_that_failed_before_its_first_row_hold_for_nothing(
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "rows.jsonl"
+    with pytest.raises(ServerUnreachableError):
+        await run(
+            FakeServer(gone_after=0),
+            config(output, rollout={"max_tokens": 9, "prompt_format": "chat"}),
+        )
+    assert not output.exists()
+    found = await run(FakeServer(), config(output, limit=5))
+    assert {row["prompt_format"] for row in rows_of(output)} == {"plain"}
+    assert found.num_questions == 5
+    with pytest.raises(UsageError, match="max_tokens was 256 and is 9"):
+        await run(FakeServer(), config(output, rollout={"max_tokens": 9}))
+
+
 async def test_another_model_has_nothing_to_answer_in_a_finished_file(tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     await run(FakeServer(), config(output, limit=5))
