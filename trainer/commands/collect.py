@@ -142,15 +142,15 @@ async def _collect_into(
     num_stored = len(stored.ids)
     missing = [record for record in records if record.id not in stored.ids]
     found = Collected(num_before=num_stored)
-    if not missing:
-        settings.keep(config, are_rows_missing=False)
+    if not missing and not settings.have_another_model(config):
+        settings.keep(config)
         return found
     status = await client.status()
     if spec.folder is not None:
         base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
         require_adapter_of(spec.folder, base, field="model")
     await require_same_policy(output, stored, spec, status)
-    settings.keep(config, are_rows_missing=True)
+    settings.keep(config)
     missing = drop_overlong(missing, status.base_model, config.rollout, status, say)
     if not missing:
         return found

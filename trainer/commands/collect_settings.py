@@ -6,13 +6,20 @@ from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import CollectConfig
 from trainer.io.adapter_settings import kept_prompt_format
 from trainer.io.durable import write_file
-from trainer.io.kept_settings import as_toml, keep_settings, require_as_kept, settings_beside
+from trainer.io.kept_settings import (
+    as_toml,
+    keep_settings,
+    kept_tables,
+    require_as_kept,
+    settings_beside,
+)
 
+_MODEL = "model"
+"""Free, since what it stands for is compared, under whatever name."""
 _FREE_SETTINGS = (
     *("output", "limit", "num_in_flight", "server", "data.num_questions", "reward.timeout_s"),
+    _MODEL,
 )
-_MODEL = "model"
-"""Free too while rows are missing: what it stands for is compared, under whatever name."""
 
 
 class CollectSettings:
@@ -34,16 +41,20 @@ class CollectSettings:
             UsageError: Others have changed; names them.
         """
         if self._are_kept:
-            require_as_kept(self._path, config, free=(*_FREE_SETTINGS, _MODEL))
+            require_as_kept(self._path, config, free=_FREE_SETTINGS)
 
-    def keep(self, config: CollectConfig, *, are_rows_missing: bool) -> None:
+    def have_another_model(self, config: CollectConfig) -> bool:
+        """Whether the kept settings call the model by another name, which may stand for the same policy."""
+        kept = kept_tables(self._path) if self._are_kept else {}
+        return bool(kept.get(_MODEL, config.model) != config.model)
+
+    def keep(self, config: CollectConfig) -> None:
         """Keep the settings.
 
         Raises:
-            UsageError: See `require`; while no rows are missing, the model has to have the same name.
+            UsageError: See `require`.
         """
         if not self._are_kept:
             write_file(self._path, as_toml(config).encode())
-            return
-        free = (*_FREE_SETTINGS, _MODEL) if are_rows_missing else _FREE_SETTINGS
-        keep_settings(self._path, config, free=free)
+        else:
+            keep_settings(self._path, config, free=_FREE_SETTINGS)

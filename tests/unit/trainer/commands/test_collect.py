@@ -306,8 +306,23 @@ async def test_the_settings_of_a_collection_that_failed_before_its_first_row_hol
 async def test_another_model_has_nothing_to_answer_in_a_finished_file(tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     await run(FakeServer(), config(output, limit=5))
-    with pytest.raises(UsageError, match="model was policy and is base"):
-        await run(FakeServer(), config(output, limit=5, model="base"))
+    server = FakeServer()
+    with pytest.raises(UsageError, match="has 5 rows of version 3, but model base is the base now"):
+        await run(server, config(output, limit=5, model="base"))
+    assert server.asked == []
+
+
+async def test_a_finished_file_may_be_asked_for_by_another_name_of_its_policy(
+    tmp_path: Path,
+) -> None:
+    output, server = tmp_path / "rows.jsonl", FakeServer()
+    server.adapters = {3: WEIGHTS["a"]}
+    for model, limit, num_new in (
+        *(("policy", 2, 2), ("policy-000003", 2, 0)),
+        *(("policy", 4, 2), ("policy-000003", 4, 0), ("policy", 2, 0)),
+    ):
+        found = await run(server, config(output, limit=limit, model=model))
+        assert found.num_questions == num_new
 
 
 @pytest.mark.parametrize(
