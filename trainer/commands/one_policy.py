@@ -1,7 +1,7 @@
 """Keeps a file of collected rollouts to one policy: a collection does not resume with another one."""
 
 import asyncio
-from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from inference_server.wire.digests import sha256_of_file
@@ -11,6 +11,21 @@ from trainer.errors import UsageError
 from trainer.rollouts.collected import CollectedRows
 
 _SHOWN_DIGITS = 12
+
+
+@dataclass
+class _Rows:
+    """The rows of one policy in a file."""
+
+    sha256: str | None
+    """The digest of its weights; None of the base, and in rows older than the digest."""
+    versions: list[int | None] = field(default_factory=list)
+    """The numbers that it had."""
+    num_rows: int = 0
+
+    def __str__(self) -> str:
+        rows = "1 row" if self.num_rows == 1 else f"{self.num_rows} rows"
+        return f"{rows} of {_name(self.sha256, *self.versions)}"
 
 
 async def require_same_policy(
@@ -37,8 +52,8 @@ async def require_same_policy(
     else:
         version = spec.served_version(status, field="model")
         sha256 = {held.version: held.sha256 for held in status.versions}.get(version or 0)
-        now = _name(version, sha256)
-    others: Counter[tuple[int | None, str | None]] = Counter()
+        now = _name(sha256, version)
+    others: dict[str | int | None, _Rows] = {}
     for (row_version, row_sha256), num_rows in stored.policies.items():
         if row_sha256 is not None and sha256 is not None:
             is_other = row_sha256 != sha256
@@ -47,34 +62,38 @@ async def require_same_policy(
         else:
             is_other = row_version != version
         if is_other:
-            others[row_version, row_sha256] += num_rows
+            # Weights that were uploaded again, such as after a server's restart, have several numbers.
+            key = row_version if row_sha256 is None else row_sha256
+            rows = others.setdefault(key, _Rows(sha256=row_sha256))
+            rows.num_rows += num_rows
+            rows.versions.append(row_version)
     if not others:
         return
-    counts = " and ".join(f"{num_rows} rows of {_name(*key)}" for key, num_rows in others.items())
+    counts = " and ".join(map(str, others.values()))
     raise UsageError(
         f"{output} has {counts}, but model {spec.what} is {now} now: choose another output"
-        + (_how_to_name(*next(iter(others)), spec, status) if len(others) == 1 else "")
+        + (_how_to_name(next(iter(others.values())), spec, status) if len(others) == 1 else "")
     )
 
 
-def _how_to_name(
-    version: int | None, sha256: str | None, spec: ModelSpec, status: ServerStatus
-) -> str:
+def _how_to_name(rows: _Rows, spec: ModelSpec, status: ServerStatus) -> str:
     """How to go on with the policy of the rows."""
+    version, *others = rows.versions
     if version is None:
         return ", or set model to base"
-    held = [v.name for v in status.versions if sha256 is not None and v.sha256 == sha256]
+    held = [v.name for v in status.versions if rows.sha256 is not None and v.sha256 == rows.sha256]
     if held:
         return f", or set model to {held[-1]}, which the server holds"
     # An uploaded folder has another number in the rows than in its run.
-    name = adapter_name(version if spec.folder is None else 12)
+    name = adapter_name(version if spec.folder is None and not others else 12)
     return f", or set model to the adapter folder of these rows, such as RUN/adapters/{name}"
 
 
-def _name(version: int | None, sha256: str | None) -> str:
+def _name(sha256: str | None, version: int | None, *others: int | None) -> str:
     if version is None:
         return "the base"
-    return f"version {version}" + (f" ({_short(sha256)})" if sha256 else "")
+    numbers = " and ".join(map(str, (version, *others)))
+    return f"version{'s' * bool(others)} {numbers}" + (f" ({_short(sha256)})" if sha256 else "")
 
 
 def _short(sha256: str) -> str:

@@ -434,6 +434,33 @@ async def test_a_collection_does_not_resume_with_another_policy(
     assert (await run(servers[1], config(output, limit=2))).num_questions == 0
 
 
+async def test_a_refusal_counts_the_rows_of_a_policy_together_whatever_its_numbers_were(
+    tmp_path: Path,
+) -> None:
+    output, server = tmp_path / "rows.jsonl", FakeServer()
+    for limit, version in ((2, 6), (3, 2)):
+        server.active, server.adapters = version, {version: WEIGHTS["a"]}
+        await run(server, config(output, limit=limit))
+    server.active, server.adapters = 3, {3: WEIGHTS["b"]}
+    with pytest.raises(UsageError) as caught:
+        await run(server, config(output, limit=4))
+    assert str(caught.value) == (
+        f"{output} has 3 rows of versions 6 and 2 (sha256 aaaaaaaaaaaa), but model policy is version 3 (sha256 "
+        "bbbbbbbbbbbb) now: choose another output, or set model to the adapter folder of these rows, such as "
+        "RUN/adapters/policy-000012"
+    )
+    server.adapters[4] = WEIGHTS["a"]
+    with pytest.raises(UsageError, match="or set model to policy-000004, which the server holds"):
+        await run(server, config(output, limit=4))
+
+
+async def test_one_row_of_another_policy_is_one_row(tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    await run(FakeServer(active=None), config(output, limit=1))
+    with pytest.raises(UsageError, match="has 1 row of the base, but"):
+        await run(FakeServer(), config(output, limit=2))
+
+
 async def test_a_collection_goes_on_with_its_policy_by_name_or_folder_once_another_is_active(
     tmp_path: Path,
 ) -> None:
