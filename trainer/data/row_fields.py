@@ -1,5 +1,6 @@
 """Finds the question and the answer in a row: in a column, in a table inside a column, or in the messages of a chat."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -42,6 +43,19 @@ def named_fields(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
             shape.choices, _found(row, shape.choices, (), setting="choices")
         )
     return found
+
+
+def require_known(shape: RecordShape, row: Mapping[str, Any]) -> None:
+    """Refuse NaN and infinity as the question, answer or choices: tables of columns mark with them what is missing.
+
+    Raises:
+        ValueError: Names the column; or see `named_fields`.
+    """
+    found = named_fields(shape, row)
+    for name in (shape.question, shape.answer, shape.choices):
+        value = None if name is None else found[name]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}: missing ({'NaN' if math.isnan(value) else 'infinity'})")
 
 
 def _found(

@@ -5,7 +5,6 @@ Every command names a source by one string: ``word-problems``, ``one-step-proble
 alone decides which part it is in, so the parts never overlap, however many records are read.
 """
 
-import math
 import os
 import re
 import unicodedata
@@ -25,7 +24,7 @@ from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
 from trainer.data.columns import Row, check_gold, row_type, usable_type
 from trainer.data.files import SUFFIXES, kind_of, read_records
-from trainer.data.row_fields import named_fields
+from trainer.data.row_fields import named_fields, require_known
 from trainer.data.word_problems import Problem, Split, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, row_error
@@ -216,17 +215,15 @@ def _table_records(source: str, split: Split, shape: RecordShape) -> Iterator[Re
     for number, columns in enumerate(rows, 1):
         where = f"{name} row {number}"
         try:
-            row = row_type(shape).model_validate({n: _known(v) for n, v in columns.items()})
+            require_known(shape, columns)
+            row = row_type(shape).model_validate(columns)
             yield _record(f"{short}-{number:06d}", row, where, shape)
         except ValidationError as error:
             yield row_error(error, where)
         except DataError as error:
             yield error
-
-
-def _known(value: Any) -> Any:
-    """A column's value, or None for NaN and infinity, with which such files mark a number that is missing."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        except ValueError as error:
+            yield DataError(f"{where}: {error}")
 
 
 def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:

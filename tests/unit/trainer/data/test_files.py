@@ -94,17 +94,23 @@ def test_parquet_is_read(parquet: Path) -> None:
     assert (record.question, record.gold) == ("1 + 1?", "2")
 
 
-@pytest.mark.parametrize("missing", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("missing", "name"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
 def test_what_parquet_has_for_a_missing_number_is_no_answer_and_null_in_other_columns(
-    missing: float, parquet: Path
+    missing: float, name: str, parquet: Path
 ) -> None:
-    good = {"question": "?", "answer": 1.5, "seconds": missing}
-    datasets.Dataset.from_list([good]).to_parquet(parquet)
+    good = {"question": "?", "answer": 1.5, "seconds": missing, "extra": {"answer": 2.5, "n": 1.0}}
+    datasets.Dataset.from_list([{**good, "extra": {"answer": 2.5, "n": missing}}]).to_parquet(
+        parquet
+    )
     (record,) = load(parquet, RecordShape(answer_type="text"))
-    assert (record.gold, record.columns) == ("1.5", {"seconds": None})
-    datasets.Dataset.from_list([good, {**good, "answer": missing}]).to_parquet(parquet)
-    with pytest.raises(DataError, match=r"row 2: answer: Input should be a valid string"):
-        load(parquet, RecordShape(answer_type="text"))
+    assert record.gold == "1.5"
+    assert record.columns == {"seconds": None, "extra": {"answer": 2.5, "n": None}}
+    bad = {**good, "answer": missing, "extra": {"answer": missing, "n": 1.0}}
+    datasets.Dataset.from_list([good, bad]).to_parquet(parquet)
+    for column in ("answer", "extra.answer"):
+        with pytest.raises(DataError) as caught:
+            load(parquet, RecordShape(answer=column, answer_type="text"))
+        assert str(caught.value) == f"{parquet} row 2: {column}: missing ({name})"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
