@@ -220,6 +220,8 @@ class InterruptAt(importlib.abc.MetaPathFinder):
             except KeyboardInterrupt:
                 raise RuntimeError("an error of a library's own, as C++ code raises it") from None
 
+# Whoever started the tests may have them ignore it, as a shell does for a command in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, InterruptAt())
 """
 """Sends Ctrl-C while the module named MODULE is imported."""
