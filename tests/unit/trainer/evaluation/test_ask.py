@@ -587,7 +587,8 @@ async def test_an_adapter_of_another_base_is_refused_before_anything_is_asked(
         await run(server, config("Base=base", f"PPO={tmp_path / 'run'}"))
     assert str(caught.value) == (
         f"models: {version} was trained on models/theirs with fingerprint trained, not on {BASE} with served, which "
-        "the server serves: serve the former, or name an adapter of the latter"
+        "the server serves: serve the former, or name an adapter of the latter. If both are the same weights in other "
+        "files, remove the base.json of the adapter or of its run"
     )
     assert server.log == []
 
