@@ -251,7 +251,9 @@ def test_a_command_that_is_interrupted_while_it_imports_ends_at_once_with_one_li
         else "runpy.run_module('trainer', run_name='__main__', alter_sys=True)"
     )
     code = f"MODULE = {module!r}{_INTERRUPTED}sys.argv = {['/bin/regime-w', *words]}\n{start}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=400, cwd=tmp_path
+    )
     assert done.stderr == f"{name} {words[0]}: interrupted\n"
     assert done.returncode == 130
     assert not (tmp_path / "new").exists()
