@@ -11,6 +11,7 @@ from trainer.config.sections import DataConfig, EvaluationConfig, RolloutConfig,
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
 from trainer.io.adapter_settings import settings_of, trained_on_file, training_data
+from trainer.io.change_text import sampled_arm
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
 _OF_AN_SFT = ("arms", "prompt_format")
@@ -159,10 +160,6 @@ def _shown(value: Any, *, sampling: bool = False) -> str:
     if not isinstance(value, tuple):
         return str(value)
     return ", ".join(
-        repr(part)
-        if isinstance(part, str)
-        else f"{part.name} (temperature {part.temperature:g}, top_p {part.top_p:g})"
-        if sampling
-        else part.name
+        repr(part) if isinstance(part, str) else sampled_arm(part) if sampling else part.name
         for part in value
     )

@@ -1,8 +1,10 @@
 """Says in few words how a setting differs from the one that was kept."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
-from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from inference_server.wire.settings.model import NULL
 from regime_w import ArmSpec, build_all_arms
@@ -13,7 +15,7 @@ _MOST_CHARACTERS = 200
 _BEFORE_CHARACTERS = 40
 """How much of the same beginning stays before the first difference of long values."""
 _MOST_CHANGES = 8
-_Arm = dict[str, Any]
+_ARM_LIST = TypeAdapter(tuple[ArmSpec, ...])
 
 
 def change_text(key: str, before: object, now: object) -> str:
@@ -32,44 +34,41 @@ def change_text(key: str, before: object, now: object) -> str:
     return f"{key} was {old} and is {new}"
 
 
-def _arms(value: object) -> list[_Arm] | None:
+def sampled_arm(arm: ArmSpec) -> str:
+    """An arm for a message: its name, and how its completions are sampled."""
+    return f"{arm.name} (temperature {arm.temperature:g}, top_p {arm.top_p:g})"
+
+
+def _arms(value: object) -> tuple[ArmSpec, ...] | None:
     """The arms of a value, in which null stands for the recipe's; None if it is no list of arms."""
     if value == NULL:
-        return _plain(build_all_arms())
-    is_arms = isinstance(value, list) and all(
-        isinstance(arm, dict) and arm.keys() == ArmSpec.model_fields.keys() for arm in value
-    )
-    return cast(list[_Arm], value) if is_arms else None
+        return build_all_arms()
+    with suppress(ValidationError):
+        return _ARM_LIST.validate_python(value)
+    return None
 
 
-def _arms_change(before: list[_Arm], now: list[_Arm]) -> str:
+def _arms_change(before: Sequence[ArmSpec], now: Sequence[ArmSpec]) -> str:
     old_name, new_name = _set_name(before), _set_name(now)
-    if [arm["name"] for arm in before] != [arm["name"] for arm in now] or (old_name and new_name):
+    if [arm.name for arm in before] != [arm.name for arm in now] or (old_name and new_name):
         return f"was {_cut(old_name or _listed(before))} and is {_cut(new_name or _listed(now))}"
     changes = [
-        f"{new['name']} had {key} %s and has %s" % _shortened(str(old[key]), str(new[key]))
+        f"{new.name} had {key} %s and has %s"
+        % _shortened(str(getattr(old, key)), str(getattr(new, key)))
         for old, new in zip(before, now, strict=True)
         for key in ("temperature", "top_p", "system_prompt")
-        if old[key] != new[key]
+        if getattr(old, key) != getattr(new, key)
     ]
     more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
     return f"{'; '.join(changes[:_MOST_CHANGES])}{more}"
 
 
-def _set_name(arms: list[_Arm]) -> str | None:
-    sets = ((name, _plain(make())) for name, make in ARM_SETS.items())
-    return next((name for name, plain in sets if plain == arms), None)
+def _set_name(arms: Sequence[ArmSpec]) -> str | None:
+    return next((name for name, make in ARM_SETS.items() if make() == arms), None)
 
 
-def _plain(arms: Sequence[ArmSpec]) -> list[_Arm]:
-    return [arm.model_dump(mode="json") for arm in arms]
-
-
-def _listed(arms: list[_Arm]) -> str:
-    return ", ".join(
-        f"{arm['name']} (temperature {arm['temperature']:g}, top_p {arm['top_p']:g})"
-        for arm in arms
-    )
+def _listed(arms: Sequence[ArmSpec]) -> str:
+    return ", ".join(map(sampled_arm, arms))
 
 
 def _shortened(before: str, now: str) -> tuple[str, str]:
