@@ -86,10 +86,18 @@ def _configuration(folder: Path) -> bytes:
 def _weights_files(folder: Path) -> list[Path]:
     """The model's files of weights, in order: those of its index, or without a usable one all safetensors files."""
     try:
-        named = json.loads((folder / _INDEX_FILE).read_bytes())["weight_map"].values()
-        return sorted({folder / Path(name).name for name in named})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return sorted(folder / name for name in _indexed(folder))
+    except (OSError, ValueError):
         return sorted(folder.glob("*.safetensors"))
+
+
+def _indexed(folder: Path) -> set[str]:
+    """The names of the files of weights in a model's index; raises OSError or ValueError if there is no usable one."""
+    try:
+        names = json.loads((folder / _INDEX_FILE).read_bytes())["weight_map"].values()
+        return {Path(name).name for name in names}
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("no index of weights") from error
 
 
 def known_fingerprint(model: str, revision: str | None = None) -> str | None:
@@ -109,9 +117,8 @@ def known_fingerprint(model: str, revision: str | None = None) -> str | None:
 def _has_weights(folder: Path) -> bool:
     """Whether the files that the index names are there, or without an index any weights file."""
     try:
-        names = set(json.loads((folder / _INDEX_FILE).read_bytes())["weight_map"].values())
+        return all((folder / name).is_file() for name in _indexed(folder))
     except FileNotFoundError:
         return any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin"))
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except ValueError:
         return False
-    return all((folder / str(name)).is_file() for name in names)

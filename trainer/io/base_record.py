@@ -116,8 +116,11 @@ def require_same_base(folder: Path, policy: PolicyConfig) -> None:
     Raises:
         UsageError: The base's files are others; names both.
     """
-    now = BaseRecord.of(policy.base_model, policy.quantization)
-    if line := other_base(read_base(folder), now):
+    _require_same(folder, read_base(folder), BaseRecord.of(policy.base_model, policy.quantization))
+
+
+def _require_same(folder: Path, kept: BaseRecord | None, now: BaseRecord) -> None:
+    if line := other_base(kept, now):
         raise UsageError(
             f"policy.base_model: {folder} {line}: put the former back (of a Hub id, the revision that it was), or begin "
             f"anew in another folder. If both are the same weights in other files, remove {folder / BASE_FILE}"
@@ -135,12 +138,10 @@ def keep_base(folder: Path, policy: PolicyConfig, *, served: str | None = None) 
     Raises:
         UsageError: See `require_same_base`.
     """
+    kept = read_base(folder)
+    now = BaseRecord.of(policy.base_model, policy.quantization, served=served)
     # Again, since the files of a Hub id may have been downloaded only just now.
-    require_same_base(folder, policy)
-    kept, now = (
-        read_base(folder),
-        BaseRecord.of(policy.base_model, policy.quantization, served=served),
-    )
+    _require_same(folder, kept, now)
     if kept is not None:
         now = kept.model_copy(update=now.model_dump(exclude_none=True))
     if now != kept:
