@@ -223,3 +223,7 @@ class ServerStatus(ResponseBody):
     requests_in_flight: int
     """Unfinished completions of all routes."""
     limits: Limits
+
+    def sha256_of(self, version: int | None) -> str | None:
+        """Digest of a version's weights; None for the base (None) and for a version that is not loaded."""
+        return next((held.sha256 for held in self.versions if held.version == version), None)

@@ -191,9 +191,8 @@ async def _asked(
 ) -> AsyncIterator[AskedModel]:
     """The model to request from; a folder is uploaded unless the server already has its weights."""
     if spec.folder is None:
-        digests = {held.version: held.sha256 for held in status.versions}
         version = spec.served_version(status, field="model")
-        yield AskedModel(client, version, None if version is None else digests.get(version))
+        yield AskedModel(client, version, status.sha256_of(version))
         return
     # A killed collection could not remove its upload. This one uses it, and does not remove it either.
     async with uploaded(client, spec.folder, status) as model:

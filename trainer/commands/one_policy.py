@@ -51,7 +51,7 @@ async def require_same_policy(
         now = f"the adapter in {spec.folder} ({_short(sha256)})"
     else:
         version = spec.served_version(status, field="model")
-        sha256 = {held.version: held.sha256 for held in status.versions}.get(version or 0)
+        sha256 = status.sha256_of(version)
         now = _name(sha256, version)
     others: dict[str | int | None, _Rows] = {}
     for (row_version, row_sha256), num_rows in stored.policies.items():

@@ -41,8 +41,9 @@ class EvaluatedModel:
             return cls(name=str(model.folder), adapter_sha256=sha256)
         if served_version is None:
             return cls(name=status.base_model, adapter_sha256=None)
-        digests = {held.version: held.sha256 for held in status.versions}
-        return cls(name=adapter_name(served_version), adapter_sha256=digests.get(served_version))
+        return cls(
+            name=adapter_name(served_version), adapter_sha256=status.sha256_of(served_version)
+        )
 
 
 def parse_candidates(specs: Sequence[str]) -> list[Candidate]:

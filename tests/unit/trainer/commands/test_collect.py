@@ -454,6 +454,14 @@ async def test_a_refusal_counts_the_rows_of_a_policy_together_whatever_its_numbe
         await run(server, config(output, limit=4))
 
 
+async def test_rows_of_version_0_are_no_rows_of_the_base(tmp_path: Path) -> None:
+    output, server = tmp_path / "rows.jsonl", FakeServer(active=0)
+    server.adapters = {0: WEIGHTS["a"]}
+    await run(server, config(output, limit=2))
+    with pytest.raises(UsageError, match="2 rows of version 0 .* but model base is the base now"):
+        await run(server, config(output, limit=4, model="base"))
+
+
 async def test_one_row_of_another_policy_is_one_row(tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     await run(FakeServer(active=None), config(output, limit=1))
