@@ -458,7 +458,7 @@ async def test_rows_of_version_0_are_no_rows_of_the_base(tmp_path: Path) -> None
     output, server = tmp_path / "rows.jsonl", FakeServer(active=0)
     server.adapters = {0: WEIGHTS["a"]}
     await run(server, config(output, limit=2))
-    with pytest.raises(UsageError, match="2 rows of version 0 .* but model base is the base now"):
+    with pytest.raises(UsageError, match=r"2 rows of version 0 .* but model base is the base now"):
         await run(server, config(output, limit=4, model="base"))
 
 
