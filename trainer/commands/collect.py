@@ -162,7 +162,7 @@ async def _collect_into(
             await _ask_all(
                 missing,
                 partial(_ask, config, functions, model),
-                _keeper(file, found, shown, model, dtype=status.base_dtype),
+                _keeper(file, found, shown, model, status),
                 stop,
                 num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
             )
@@ -170,9 +170,11 @@ async def _collect_into(
 
 
 def _keeper(
-    file: JsonlAppender, found: Collected, shown: OnGroup, model: AskedModel, *, dtype: str
+    file: JsonlAppender, found: Collected, shown: OnGroup, model: AskedModel, status: ServerStatus
 ) -> Callable[[ScoredGroup], None]:
-    served = {"dtype": dtype}
+    served = {"dtype": status.base_dtype}
+    if status.base_fingerprint is not None:
+        served["base_fingerprint"] = status.base_fingerprint
     # The number alone does not say which weights these were, since each start uploads a folder anew.
     if model.sha256 is not None:
         served["adapter_sha256"] = model.sha256

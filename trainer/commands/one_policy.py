@@ -7,6 +7,7 @@ from pathlib import Path
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, ServerStatus, adapter_name
 from trainer.client.model_spec import ModelSpec
+from trainer.config.safe_text import safe_line, shortened
 from trainer.errors import UsageError
 from trainer.rollouts.collected import CollectedRows
 
@@ -43,8 +44,9 @@ async def require_same_policy(
         status: The server's status.
 
     Raises:
-        UsageError: Names both policies, and what to do; or the server does not hold the version.
+        UsageError: Names both policies or both bases, and what to do; or the server does not hold the version.
     """
+    _require_same_base(output, stored, status)
     version, sha256 = None, None
     if spec.folder is not None:
         sha256 = await asyncio.to_thread(sha256_of_file, spec.folder / ADAPTER_WEIGHTS_FILE)
@@ -74,6 +76,17 @@ async def require_same_policy(
         f"{output} has {counts}, but model {spec.what} is {now} now: choose another output"
         + (_how_to_name(next(iter(others.values())), spec, status) if len(others) == 1 else "")
     )
+
+
+def _require_same_base(output: Path, stored: CollectedRows, status: ServerStatus) -> None:
+    """Refuse to add rows of a server to a file with rows of another base: an adapter is another policy on it."""
+    now = status.base_fingerprint
+    others = [before for before in stored.bases if before != now]
+    if now is not None and others:
+        raise UsageError(
+            f"{output} has rows of a base with fingerprint {shortened(safe_line(others[0]))}, but {status.base_model}, which the server serves, "
+            f"has {now}: serve the former, or choose another output"
+        )
 
 
 def _how_to_name(rows: _Rows, spec: ModelSpec, status: ServerStatus) -> str:

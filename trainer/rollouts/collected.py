@@ -25,6 +25,8 @@ class _CollectedRow(BaseModel):
     policy_version: int | None = None
     adapter_sha256: str | None = None
     """None of the base, and in rows older than this field."""
+    base_fingerprint: str | None = None
+    """None if the server did not know it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class CollectedRows:
     ids: set[str] = field(default_factory=set)
     policies: Counter[tuple[int | None, str | None]] = field(default_factory=Counter)
     """How many rows each version, with the digest of its weights, has; see `_CollectedRow`."""
+    bases: Counter[str] = field(default_factory=Counter)
+    """How many rows each base has, by its fingerprint; rows without one are not counted."""
 
 
 def collected_rows(
@@ -60,6 +64,8 @@ def collected_rows(
             _require_unchanged(row, record, f"{output}:{number}")
         found.ids.add(row.id)
         found.policies[row.policy_version, row.adapter_sha256] += 1
+        if row.base_fingerprint is not None:
+            found.bases[row.base_fingerprint] += 1
     truncated = f"; removed a truncated row of {num_bytes} bytes" if num_bytes else ""
     say(f"{output} has {len(found.ids)} questions{truncated}; resuming after them")
     return found

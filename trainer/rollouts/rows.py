@@ -37,7 +37,8 @@ def rollout_row(
     Args:
         scored: The group.
         step: The run's step; None outside of a run.
-        served: What the server computed with, ``dtype`` and ``adapter_sha256``; None in a run, which has both elsewhere.
+        served: What the server computed with, ``dtype``, ``base_fingerprint`` and ``adapter_sha256``; None in a run, which
+            has them elsewhere.
     """
     group, scores, answer_type = scored.group, scored.scores, scored.record.answer_type
     correct = scores.correct or [None] * len(scored.rewards)

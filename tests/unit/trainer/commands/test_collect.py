@@ -54,12 +54,13 @@ class FakeServer(ServerStub):
         self.asked: list[ArmsRequest] = []
         self.in_flight = self.most_in_flight = 0
         self.adapters: dict[int, str] = {}
+        self.base_fingerprint: str | None = "served"
         self.log: list[str] = []
 
     async def status(self) -> ServerStatus:
         return status_with(
             base_model="base",
-            base_fingerprint="served",
+            base_fingerprint=self.base_fingerprint,
             has_chat_template=self.has_chat_template,
             active_version=self.active,
             next_version=8,
@@ -460,6 +461,24 @@ async def test_rows_of_version_0_are_no_rows_of_the_base(tmp_path: Path) -> None
     await run(server, config(output, limit=2))
     with pytest.raises(UsageError, match=r"2 rows of version 0 .* but model base is the base now"):
         await run(server, config(output, limit=4, model="base"))
+
+
+@pytest.mark.parametrize("model", ["base", "policy"])
+async def test_a_collection_does_not_resume_on_another_base(model: str, tmp_path: Path) -> None:
+    output, server = tmp_path / "rows.jsonl", FakeServer()
+    await run(server, config(output, limit=1, model=model))
+    server.base_fingerprint = "other"
+    with pytest.raises(
+        UsageError, match="has rows of a base with fingerprint served, but base, which"
+    ):
+        await run(server, config(output, limit=2, model=model))
+    # What is not known is not compared, and rows that do not say it are not either.
+    server.base_fingerprint = None
+    await run(server, config(output, limit=2, model=model))
+    server.base_fingerprint = "served"
+    await run(server, config(output, limit=3, model=model))
+    found = [row.get("base_fingerprint") for row in rows_of(output)]
+    assert found == ["served", None, "served"]
 
 
 async def test_one_row_of_another_policy_is_one_row(tmp_path: Path) -> None:
