@@ -77,13 +77,13 @@ class Curve(BaseModel):
             before = point
         return math.inf
 
-    def time_to_share(self, share: float, to_win: float) -> float:
-        """Seconds until the accuracy has risen by this share of what can be won over the start; see `time_to`."""
-        return self.time_to(self.points[0].accuracy + share * to_win)
+    def time_to_share(self, share: float, available_gain: float) -> float:
+        """Seconds until the accuracy has risen by this share of the available gain over the start; see `time_to`."""
+        return self.time_to(self.points[0].accuracy + share * available_gain)
 
 
-def to_win(curves: Sequence[Curve]) -> float:
-    """What can be won over the start, judged by a comparison's runs: the best row's median gain of its last versions."""
+def available_gain(curves: Sequence[Curve]) -> float:
+    """How much accuracy can be won over the start, judged by a comparison's runs: the best row's median gain in the end."""
     rows = {curve.row: [c for c in curves if c.row == curve.row] for curve in curves}
     return max(
         statistics.median(run.points[-1].accuracy - run.points[0].accuracy for run in runs)
@@ -106,17 +106,17 @@ class Summary:
     gain_high: float
 
     @classmethod
-    def of(cls, curves: Sequence[Curve], *, to_win: float) -> Self:
+    def of(cls, curves: Sequence[Curve], *, available_gain: float) -> Self:
         """Summarize the runs of one row.
 
         Args:
             curves: At least one.
-            to_win: Accuracy that can be won over the start; the summary has the times to `SHARES` of it.
+            available_gain: Of the comparison, see the function of that name; the summary has the times to `SHARES` of it.
         """
         starts = np.array([_bits(curve.points[0]) for curve in curves])
         ends = np.array([_bits(curve.points[-1]) for curve in curves])
         low, high = gain_interval(ends - starts)
-        times = (sorted(c.time_to_share(share, to_win) for c in curves) for share in SHARES)
+        times = (sorted(c.time_to_share(share, available_gain) for c in curves) for share in SHARES)
         return cls(
             row=curves[0].row,
             step_s=statistics.median(curve.step_s for curve in curves),
@@ -165,16 +165,16 @@ def gain_interval(gains: np.ndarray) -> tuple[float, float]:
 
 def table(curves: Sequence[Curve], rows: Sequence[str]) -> str:
     """A Markdown table with a line for each row that has runs."""
-    points = to_win(curves)
+    gain = available_gain(curves)
     heads = (
         "",
         "s a step",
-        *(f"seconds to {_points(share, points)} (lowest to highest)" for share in SHARES),
+        *(f"seconds to {_points(share, gain)} (lowest to highest)" for share in SHARES),
         "final accuracy",
         "gain over SFT, points [95%]",
     )
     of_rows = ([curve for curve in curves if curve.row == row] for row in rows)
-    lines = [Summary.of(runs, to_win=points).cells for runs in of_rows if runs]
+    lines = [Summary.of(runs, available_gain=gain).cells for runs in of_rows if runs]
     return markdown_table(heads, lines)
 
 
@@ -212,12 +212,14 @@ def plot(curves: Sequence[Curve], rows: Sequence[str]) -> str:
     parts.append(text(f"{x},{float(y) + 34}", "seconds of training", "middle"))
     sft = statistics.mean(curve.points[0].accuracy for curve in curves)
     for share in SHARES:
-        target = sft + share * to_win(curves)
+        target = sft + share * available_gain(curves)
         parts.append(
             line([(0, target), (longest_s, target)], 'stroke="#999" stroke-dasharray="4 4"')
         )
         x, y = place(longest_s, target).split(",")
-        parts.append(text(f"{x},{float(y) - 5}", f"SFT {_points(share, to_win(curves))}", "end"))
+        parts.append(
+            text(f"{x},{float(y) - 5}", f"SFT {_points(share, available_gain(curves))}", "end")
+        )
     for number, row in enumerate(row for row in rows if any(c.row == row for c in curves)):
         runs, colour = [c for c in curves if c.row == row], COLOURS[number % len(COLOURS)]
         for run in runs:
@@ -240,8 +242,8 @@ def _bits(point: Point) -> list[int]:
     return [int(bit) for bit in point.correct]
 
 
-def _points(share: float, to_win: float) -> str:
-    return f"+{100 * share * to_win:.0f} points, {100 * share:.0f} % of what can be won"
+def _points(share: float, available_gain: float) -> str:
+    return f"+{100 * share * available_gain:.0f} points, {100 * share:.0f} % of what can be won"
 
 
 def _seconds(seconds: float) -> str:

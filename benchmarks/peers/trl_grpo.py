@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 
-from benchmarks.learning.curves import SHARES, Curve, late_median, plot, table, to_win
+from benchmarks.learning.curves import SHARES, Curve, available_gain, late_median, plot, table
 from benchmarks.learning.demo_runs import (
     NUM_STEPS,
     WARM_UP_STEPS,
@@ -135,10 +135,10 @@ def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
     """
     sides = [[curve for curve in curves if curve.row == row] for row in (ours, theirs)]
     parts = [f"a step {spread([a.step_s / b.step_s for a, b in zip(*sides, strict=True)])}"]
-    points = to_win(curves)
+    gain = available_gain(curves)
     for share in SHARES:
         ours_s, theirs_s = (
-            late_median([curve.time_to_share(share, points) for curve in side]) for side in sides
+            late_median([curve.time_to_share(share, gain) for curve in side]) for side in sides
         )
         never = [name for name, s in (("ours", ours_s), ("theirs", theirs_s)) if math.isinf(s)]
         ratio = f"never by {' and '.join(never)}" if never else f"{ours_s / theirs_s:.2f}"

@@ -64,8 +64,8 @@ def test_summary_of_runs_of_which_one_never_arrives(curves: ModuleType) -> None:
         curve(curves, (0, 0.0, 50), (2, 3.0, 70)),
         curve(curves, (0, 0.0, 50), (2, 4.0, 50)),
     ]
-    assert curves.to_win(runs) == pytest.approx(0.2)
-    summary = curves.Summary.of(runs, to_win=0.2)
+    assert curves.available_gain(runs) == pytest.approx(0.2)
+    summary = curves.Summary.of(runs, available_gain=0.2)
     half, most = summary.times_s
     assert half == pytest.approx((0.5, 1.5, math.inf))
     assert most == pytest.approx((0.9, 2.7, math.inf))
@@ -84,7 +84,7 @@ def test_the_best_row_says_what_can_be_won(curves: ModuleType) -> None:
         curve(curves, (0, 0.0, 40), (2, 2.0, 50), row="one lucky run of three"),
         curve(curves, (0, 0.0, 40), (2, 2.0, 90), row="ours"),
     ]
-    assert curves.to_win(runs) == pytest.approx(0.5)
+    assert curves.available_gain(runs) == pytest.approx(0.5)
 
 
 def test_interval_covers_chance_in_questions_and_runs(curves: ModuleType) -> None:
