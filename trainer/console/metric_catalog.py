@@ -2,7 +2,7 @@
 
 A row of `METRICS` feeds the step's line on the terminal, the report's charts (`trainer.report.run_charts`
 defines them), the help texts of the Prometheus endpoint, and the Grafana dashboard
-(``scripts/grafana_dashboard.py`` defines its panels and writes it). Keys are those of
+(``scripts/dashboard_panels.py`` defines its panels, ``scripts/grafana_dashboard.py`` writes it). Keys are those of
 ``metrics.jsonl``. A metric without a row is written and scraped like any other, but does not appear in the
 step's line, the charts or the panels.
 """

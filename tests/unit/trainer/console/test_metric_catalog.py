@@ -3,25 +3,20 @@
 import json
 import math
 import re
-import runpy
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from scripts.dashboard_panels import DASHBOARDS, Dashboard
+from scripts.grafana_dashboard import FOLDER, written
 from trainer.console.metric_catalog import METRICS, curves, help_text, log_line
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.report.run_charts import CHARTS, run_charts
 
 ROOT = Path(__file__).resolve().parents[4]
 KEYS = {metric.key for metric in METRICS}
-
-
-@pytest.fixture(scope="module")
-def generator() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "scripts/grafana_dashboard.py"))
 
 
 def keys_in_the_source() -> set[str]:
@@ -52,10 +47,10 @@ def test_every_chart_that_a_metric_names_exists_and_none_is_empty() -> None:
         assert bool(chart.right) == bool(curves(name, KEYS, right=True)), name
 
 
-def test_every_panel_that_a_metric_names_exists_and_none_is_empty(
-    generator: dict[str, Any],
-) -> None:
-    panels = {panel.title: panel for row in generator["SECTIONS"] for panel in row.panels}
+def test_every_panel_that_a_metric_names_exists_and_none_is_empty() -> None:
+    drawn = [panel for each in DASHBOARDS for group in each.groups for panel in group.panels]
+    panels = {panel.title: panel for panel in drawn}
+    assert len(panels) == len(drawn)
     named = {metric.panel for metric in METRICS if metric.panel}
     assert named - set(panels) == set()
     assert [
@@ -63,9 +58,14 @@ def test_every_panel_that_a_metric_names_exists_and_none_is_empty(
     ] == []
 
 
-def test_the_committed_dashboard_is_that_of_the_declaration(generator: dict[str, Any]) -> None:
-    committed = json.loads(generator["DASHBOARD"].read_text())
-    assert committed == generator["dashboard"](), "run python scripts/grafana_dashboard.py"
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.file)
+def test_a_committed_dashboard_is_that_of_the_declaration(dashboard: Dashboard) -> None:
+    committed = json.loads((FOLDER / dashboard.file).read_text())
+    assert committed == written(dashboard), "run python scripts/grafana_dashboard.py"
+
+
+def test_every_committed_dashboard_is_written_by_the_script() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {each.file for each in DASHBOARDS}
 
 
 def test_a_pattern_stands_for_every_arm() -> None:
