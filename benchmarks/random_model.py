@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from tests.unit.model_shapes import PRESETS
+from benchmarks.model_shapes import PRESETS
 from trainer.console.environment import prepare_environment
 from trainer.io.durable import whole_folder
 from trainer.tiny_model.corpus import train_tokenizer

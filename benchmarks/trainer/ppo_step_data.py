@@ -1,12 +1,12 @@
 """Roles and completions for the benchmark of a PPO step: what the tiny model samples, and random tokens."""
 
-import random
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from regime_w import ArmSpec, build_all_arms, build_prompt
+from benchmarks.model_shapes import random_groups
+from regime_w import build_all_arms, build_prompt
 from trainer.config.sections import PolicyConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
@@ -52,40 +52,27 @@ def sampled_groups(model: Path, *, num_questions: int) -> Groups:
             ended = tokenizer.eos_token_id in completion
             if ended:
                 completion = completion[: completion.index(tokenizer.eos_token_id) + 1]
-            group.append(sample_of(tokenizer(prompt).input_ids, completion, arm, not ended))
+            group.append(
+                Sample(
+                    prompt_ids=tuple(tokenizer(prompt).input_ids),
+                    completion_ids=tuple(completion),
+                    sampler_logprobs=(-1.0,) * len(completion),
+                    temperature=arm.temperature,
+                    top_p=arm.top_p,
+                    reward=float(len(completion) % 3),
+                    truncated=not ended,
+                    version=0,
+                )
+            )
     return groups
 
 
 def synthetic_groups(num_questions: int, *, num_prompt: int, num_completion: int) -> Groups:
     """Random tokens: the arms of a family share their prompt and the first half of their completions."""
-    rng = random.Random(0)
-    groups: Groups = []
-    for _ in range(num_questions):
-        prompts = {arm.system_prompt: rng.choices(range(500), k=num_prompt) for arm in ARMS}
-        starts = {p: rng.choices(range(500), k=num_completion // 2) for p in prompts}
-        groups.append(
-            [
-                sample_of(
-                    prompts[arm.system_prompt],
-                    starts[arm.system_prompt]
-                    + rng.choices(range(500), k=num_completion - num_completion // 2),
-                    arm,
-                    False,
-                )
-                for arm in ARMS
-            ]
-        )
-    return groups
-
-
-def sample_of(prompt: list[int], completion: list[int], arm: ArmSpec, truncated: bool) -> Sample:
-    return Sample(
-        prompt_ids=tuple(prompt),
-        completion_ids=tuple(completion),
-        sampler_logprobs=(-1.0,) * len(completion),
-        temperature=arm.temperature,
-        top_p=arm.top_p,
-        reward=float(len(completion) % 3),
-        truncated=truncated,
-        version=0,
+    return random_groups(
+        num_questions,
+        prompt_tokens=num_prompt,
+        completion_tokens=num_completion,
+        shared_tokens=num_completion // 2,
+        vocabulary=500,
     )

@@ -2,37 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from benchmarks.trainer.gpu_step.counters import OperationCounter
 
 _PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
 _COPIES = ("_to_copy", "copy_", "clone", "cat", "stack", "_foreach_copy_")
-_NO_KERNEL = ("_unsafe_view", "_reshape_alias", "detach", "empty", "empty_like", "new_empty")
-
-
-class _Counting(TorchDispatchMode):
-    """Counts operations below autograd by their names."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Count the operation and run it."""
-        name = func.__name__.partition(".")[0]
-        self.counts[f"view {name}" if func.is_view or name in _NO_KERNEL else name] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def dispatched(work: Callable[[], object]) -> Counter[str]:
     """How often each operation is dispatched; those that launch no kernel are named ``view …``."""
-    counting = _Counting()
-    with counting:
+    with OperationCounter() as counter:
         work()
-    return counting.counts
+    return counter.names
 
 
 def by_kind(counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Time, memory, floating-point operations and launches of a piece of work on a device."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GIB = 2**30
+_NO_KERNEL = ("_unsafe_view", "_reshape_alias", "detach", "empty", "empty_like", "new_empty")
+"""Operations that launch none."""
 _NOT_A_KERNEL = ("Memcpy", "Memset")
 FORMULAS: dict[Any, Any] = {
     **flop_registry,
@@ -46,18 +49,21 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-class Counter(TorchDispatchMode):
-    """Counts dispatched operations, and the floating-point operations of products and attention."""
+class OperationCounter(TorchDispatchMode):
+    """Counts dispatched operations by name, and the floating-point operations of products and attention."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flop = self.operations = 0
+        self.names: Counter[str] = Counter()
+        """How often each was dispatched; names of those that launch no kernel begin with ``view``."""
+        self.flop = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.operations += 1
+        name = func.__name__.partition(".")[0]
+        self.names[f"view {name}" if func.is_view or name in _NO_KERNEL else name] += 1
         if formula := FORMULAS.get(func._overloadpacket):
             self.flop += formula(*args, **(kwargs or {}), out_val=out)
         return out
@@ -65,9 +71,9 @@ class Counter(TorchDispatchMode):
 
 def counted(work: Callable[[], object]) -> tuple[int, int]:
     """Floating-point operations, recomputation included, and dispatched operations."""
-    with Counter() as counter:
+    with OperationCounter() as counter:
         work()
-    return counter.flop, counter.operations
+    return counter.flop, counter.names.total()
 
 
 def on_gpu(work: Callable[[], object], device: torch.device) -> tuple[float | None, int | None]:

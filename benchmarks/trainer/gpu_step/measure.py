@@ -11,11 +11,11 @@ import torch
 from torch.nn.attention import sdpa_kernel
 from transformers import PretrainedConfig
 
+from benchmarks.model_shapes import random_groups
 from benchmarks.random_model import random_base
 from benchmarks.trainer.gpu_step.counters import GIB, Memory, counted, device_name, on_gpu, timed
 from benchmarks.trainer.gpu_step.part import ATTENTIONS, SHAPES, Part
 from inference_server.wire.settings.errors import first_line
-from tests.unit.model_shapes import random_groups
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, TrainConfig
 from trainer.doctor.device import Card

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch.nn.attention import SDPBackend
 from transformers import PretrainedConfig, Qwen2Config
 
-from tests.unit.model_shapes import PRESETS
+from benchmarks.model_shapes import PRESETS
 
 TINY = Qwen2Config(
     vocab_size=512,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config
 
-from tests.unit.model_shapes import QWEN2_1_5B
+from benchmarks.model_shapes import QWEN2_1_5B
 
 pytestmark = pytest.mark.slow
 GIB = 2**30

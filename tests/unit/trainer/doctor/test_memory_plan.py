@@ -22,8 +22,8 @@ from transformers import (
     Qwen3_5TextConfig,
 )
 
+from benchmarks.model_shapes import QWEN2_1_5B, QWEN3_8B
 from regime_w import build_all_arms
-from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig
 from trainer.doctor.device import Card

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PretrainedConfig, Qwen2Config
 
+from benchmarks.model_shapes import QWEN2_1_5B, QWEN3_8B, VOCABULARY, random_groups
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms
-from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B, VOCABULARY, random_groups
 from tests.unit.trainer.doctor.traced import traced_step
 from trainer.config.sections import DoctorConfig, PolicyConfig, PPOConfig
 from trainer.doctor.device import Card

@@ -1,4 +1,4 @@
-"""Shapes of real models without their weights, and completions of random tokens; benchmarks use them too."""
+"""Shapes of real models without their weights, and completions of random tokens, for benchmarks and tests."""
 
 import random
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ def random_groups(
     prompt_tokens: int,
     completion_tokens: int,
     spread_tokens: int = 0,
+    shared_tokens: int = 0,
     vocabulary: int = VOCABULARY,
     arms: Sequence[ArmSpec] | None = None,
     seed: int = 0,
@@ -50,6 +51,7 @@ def random_groups(
         prompt_tokens: Of every prompt.
         completion_tokens: Of every completion, on average.
         spread_tokens: How much shorter or longer one may be.
+        shared_tokens: How many first tokens of a completion are those of the other arms with its prompt.
         vocabulary: The model's.
         arms: The recipe's without.
         seed: Seed of tokens, lengths and rewards.
@@ -62,12 +64,18 @@ def random_groups(
             arm.system_prompt: tuple(rng.choices(range(min(5_000, vocabulary)), k=prompt_tokens))
             for arm in arms
         }
+        starts = {
+            prompt: tuple(rng.choices(range(vocabulary), k=shared_tokens)) for prompt in prompts
+        }
         lengths = [completion_tokens + rng.randint(-spread_tokens, spread_tokens) for _ in arms]
         made.append(
             [
                 Sample(
                     prompt_ids=prompts[arm.system_prompt],
-                    completion_ids=tuple(rng.choices(range(vocabulary), k=length)),
+                    completion_ids=(
+                        *starts[arm.system_prompt],
+                        *rng.choices(range(vocabulary), k=length - shared_tokens),
+                    ),
                     sampler_logprobs=(-1.0,) * length,
                     temperature=arm.temperature,
                     top_p=arm.top_p,
