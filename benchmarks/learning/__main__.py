@@ -14,17 +14,12 @@ import argparse
 from pathlib import Path
 
 from benchmarks.learning.curves import Curve, plot, table
-from benchmarks.learning.demo_runs import (
-    NUM_STEPS,
-    benchmark_server,
-    sft_adapter,
-    train_row,
-    warm_up,
-)
-from benchmarks.learning.evaluation import curve_path, evaluate_row
+from benchmarks.learning.demo_runs import NUM_STEPS, Bench, benchmark_server
+from benchmarks.learning.evaluation import curve_path
 from benchmarks.learning.kept_runs import folder_of_runs
 from benchmarks.learning.rows import ROWS
 from benchmarks.learning.tasks import BUILT_IN, TASKS
+from benchmarks.sft import task_adapter
 from trainer.console.environment import prepare_environment
 
 
@@ -49,17 +44,19 @@ def main() -> None:
     prepare_environment()
     folder = folder_of_runs(parser, arguments, "model", "task", "steps", "questions")
     task = TASKS[arguments.task]
-    sft = sft_adapter(arguments.model, folder / "sft", task)
+    sft = task_adapter(arguments.model, folder / "sft", task)
     wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
         with benchmark_server(arguments.model, folder) as url:
-            warm_up(arguments.model, sft, url)
+            bench = Bench(
+                model=arguments.model, sft=sft, url=url, task=task, num_steps=arguments.steps
+            )
+            bench.warm_up()
             for seed, row in missing:
-                run_folder = curve_path(folder, seed, row).parent / "run"
-                train_row(row, seed, arguments.model, sft, url, arguments.steps, run_folder, task)
+                bench.train(seed, curve_path(folder, seed, row).parent / "run", *ROWS[row])
             records = task.held_out(arguments.questions)
             for seed, row in missing:
-                evaluate_row(row, seed, url, records, task, curve_path(folder, seed, row))
+                bench.write_curve(row, seed, records, curve_path(folder, seed, row))
     curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
     print(table(curves, arguments.rows))
     picture: Path = arguments.plot or folder / "learning.svg"

@@ -17,23 +17,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.learning.curves import gain_interval
-from benchmarks.learning.demo_runs import (
-    NUM_STEPS,
-    benchmark_server,
-    demo_config,
-    sft_adapter,
-    train_quietly,
-)
-from benchmarks.learning.evaluation import correct_answers, curve_path, greedy_prompt
+from benchmarks.learning.demo_runs import NUM_STEPS, Bench, benchmark_server
+from benchmarks.learning.evaluation import curve_path
 from benchmarks.learning.kept_runs import folder_of_runs
 from benchmarks.learning.rows import AT_RANDOM, RANDOM_REWARD
-from benchmarks.learning.tasks import TASKS, Task
+from benchmarks.learning.tasks import TASKS
 from benchmarks.markdown import markdown_table
+from benchmarks.sft import task_adapter
 from regime_w import ArmSpec, RewardConfig, build_exploring_arms
 from trainer.config.sections import RolloutConfig, ServerConfig
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import Record
-from trainer.io.metrics_file import read_metrics
 from trainer.rollouts.groups import score_group
 
 NO_COHERENCE = ("--reward.coherence_weight", "0")
@@ -106,18 +100,21 @@ def main() -> None:
     prepare_environment()
     folder = folder_of_runs(parser, arguments, "model", "questions")
     task = TASKS["three-steps"]
-    sft = sft_adapter(arguments.model, folder / "sft", task)
+    sft = task_adapter(arguments.model, folder / "sft", task)
     wanted = [(row, seed) for seed in arguments.seeds for row in arguments.rows]
     missing = [key for key in wanted if not _path(folder, *key).is_file()]
     if missing or not (folder / "start.json").is_file():
         records = task.held_out(arguments.questions)
         with benchmark_server(arguments.model, folder) as url:
+            bench = Bench(model=arguments.model, sft=sft, url=url, task=task, num_steps=NUM_STEPS)
             if not (folder / "start.json").is_file():
-                _keep(last_version(sft, url, records, task), folder / "start.json")
+                _keep(last_version(sft, bench, records), folder / "start.json")
             for row, seed in missing:
                 path = _path(folder, row, seed)
-                adapter = _trained(row, seed, arguments.model, sft, url, path.parent / "run", task)
-                _keep(last_version(adapter, url, records, task), path)
+                run = path.parent / "run"
+                bench.train(seed, run, *ROWS[row])
+                (*_, adapter) = sorted((run / "adapters").glob("policy-??????"))
+                _keep(last_version(adapter, bench, records), path)
                 print(f"{row}, seed {seed}: {_shown(_read(path))}", flush=True)
     start = _read(folder / "start.json")
     found = {row: [_read(_path(folder, row, s)) for s in arguments.seeds] for row in arguments.rows}
@@ -136,36 +133,20 @@ def _read(path: Path) -> LastVersion:
     return LastVersion.model_validate_json(path.read_bytes())
 
 
-def _trained(
-    row: str, seed: int, model: Path, sft: Path, url: str, folder: Path, task: Task
-) -> Path:
-    """The last adapter of a row's run, which is trained first unless that is done."""
-    if len(read_metrics(folder)) < NUM_STEPS:
-        config = demo_config(
-            *(model, sft, url, folder),
-            seed=seed,
-            num_steps=NUM_STEPS,
-            overrides=ROWS[row],
-            task=task,
-        )
-        train_quietly(config)
-    return sorted((folder / "adapters").glob("policy-??????"))[-1]
-
-
-def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task) -> LastVersion:
+def last_version(adapter: Path, bench: Bench, records: Sequence[Record]) -> LastVersion:
     """Sample the exploring arms for every question, and ask each question once at temperature 0."""
     from trainer.client.arms_client import ArmsClient
     from trainer.client.ask_groups import ask_groups, group_request
     from trainer.client.asked_model import uploaded
 
     rollout = RolloutConfig(
-        arms=_EXPLORING, max_tokens=task.max_tokens, prompt_format="plain", seed=1
+        arms=_EXPLORING, max_tokens=bench.task.max_tokens, prompt_format="plain", seed=1
     )
 
     async def ask() -> list[tuple[int, int, float]]:
         places = asyncio.Semaphore(_NUM_AT_ONCE)
         async with (
-            ArmsClient(ServerConfig(url=url)) as client,
+            ArmsClient(ServerConfig(url=bench.url)) as client,
             uploaded(client, adapter) as model,
         ):
 
@@ -179,7 +160,7 @@ def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task)
             return await asyncio.gather(*map(ask_one, records))
 
     num_right, num_ways, s_end = zip(*asyncio.run(ask()), strict=True)
-    (greedy,) = correct_answers([adapter], url, records, greedy_prompt(task.max_tokens))
+    (greedy,) = bench.correct([adapter], records)
     return LastVersion(
         greedy=tuple(map(int, greedy)), num_right=num_right, num_ways=num_ways, s_end=s_end
     )

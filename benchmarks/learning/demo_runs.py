@@ -4,13 +4,17 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
-from benchmarks.learning.rows import ROWS
-from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
+from benchmarks.learning.evaluation import correct_answers, greedy_prompt, write_curve
+from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
-from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
+from trainer.config.sections import TrainConfig
+from trainer.data.sources import Record
 from trainer.io.metrics_file import read_metrics
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
@@ -18,23 +22,77 @@ NUM_STEPS = 12
 WARM_UP_STEPS = 2
 
 
-def sft_adapter(model: Path, folder: Path, task: Task = TASKS[BUILT_IN]) -> Path:
-    """The SFT adapter that every run starts from; it is trained if the folder has none."""
-    if not (folder / "adapter_config.json").is_file():
-        from trainer.sft.training import run_sft
+class Questions(Protocol):
+    """Where the questions of the runs come from."""
 
-        source = folder / "demonstrations.jsonl"
-        task.write_demonstrations(source)
-        config = SFTRunConfig(
-            policy=PolicyConfig(base_model=str(model)),
-            data=DataConfig(source=str(source)),
-            sft=SFTConfig(
-                num_examples=task.num_demonstrations, learning_rate=2e-3, num_evaluation_examples=0
+    @property
+    def max_tokens(self) -> int:
+        """Of a completion."""
+
+    def source(self, folder: Path, *, seed: int, num_questions: int) -> str:
+        """``data.source`` of a run with that seed; a file that has to be made for it is written into the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What the runs of a comparison share."""
+
+    model: Path
+    sft: Path
+    """The adapter that all of them start from."""
+    url: str
+    """The server's."""
+    task: Questions
+    num_steps: int
+
+    def config(self, seed: int, folder: Path, *flags: str) -> TrainConfig:
+        """The demo's configuration for a seed and a run's folder; the flags set what else differs from the demo."""
+        given = {
+            "--policy.base_model": self.model,
+            "--policy.adapter": self.sft,
+            "--server.url": self.url,
+            "--data.source": self.task.source(
+                folder.parent, seed=seed, num_questions=QUESTIONS_PER_STEP * self.num_steps
             ),
-            output=folder,
+            "--data.seed": seed,
+            "--rollout.max_tokens": self.task.max_tokens,
+            "--rollout.seed": seed,
+            "--run.seed": seed,
+            "--run.folder": folder,
+            "--run.num_steps": self.num_steps,
+            # Checkpoints are not what is measured here, so only the last step writes one.
+            "--run.checkpoint_every": self.num_steps,
+        }
+        words = [str(word) for pair in given.items() for word in pair]
+        return load_config(
+            TrainConfig,
+            ["--config", str(CONFIG), *words, *flags],
+            prog="benchmarks/learning/demo_runs.py",
         )
-        run_sft(config, lambda step, num_steps, loss: None, lambda line: None)
-    return folder
+
+    def train(self, seed: int, folder: Path, *flags: str) -> None:
+        """Train a run, unless that is done; one that was cut short starts from the beginning."""
+        if len(read_metrics(folder)) == self.num_steps:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        train_quietly(self.config(seed, folder, *flags))
+
+    def warm_up(self) -> None:
+        """Train a short run that loads everything, so that the first measured run does not have to."""
+        short = replace(self, task=TASKS[BUILT_IN], num_steps=WARM_UP_STEPS)
+        with tempfile.TemporaryDirectory() as folder:
+            short.train(99, Path(folder) / "run")
+
+    def correct(self, adapters: Sequence[Path], records: Sequence[Record]) -> list[str]:
+        """Which questions each adapter answers correctly at temperature 0; see `correct_answers`."""
+        return correct_answers(adapters, self.url, records, greedy_prompt(self.task.max_tokens))
+
+    def write_curve(self, row: str, seed: int, records: Sequence[Record], path: Path) -> None:
+        """Evaluate every version of the trained run beside a curve's file, and write the curve."""
+        folder = path.parent / "run"
+        seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
+        correct = self.correct(sorted((folder / "adapters").glob("policy-??????")), records)
+        write_curve(row, seed, path, range(len(seconds)), seconds, correct)
 
 
 @contextlib.contextmanager
@@ -48,41 +106,6 @@ def benchmark_server(model: Path, folder: Path) -> Iterator[str]:
         yield server.url
 
 
-def demo_config(
-    model: Path,
-    sft: Path,
-    url: str,
-    folder: Path,
-    *,
-    seed: int,
-    num_steps: int,
-    overrides: Sequence[str] = (),
-    task: Task = TASKS[BUILT_IN],
-) -> TrainConfig:
-    given = {
-        "--policy.base_model": model,
-        "--policy.adapter": sft,
-        "--server.url": url,
-        "--data.source": task.source(
-            folder.parent, seed=seed, num_questions=QUESTIONS_PER_STEP * num_steps
-        ),
-        "--data.seed": seed,
-        "--rollout.max_tokens": task.max_tokens,
-        "--rollout.seed": seed,
-        "--run.seed": seed,
-        "--run.folder": folder,
-        "--run.num_steps": num_steps,
-        # Checkpoints are not what is measured here, so only the last step writes one.
-        "--run.checkpoint_every": num_steps,
-    }
-    words = [str(word) for pair in given.items() for word in pair]
-    return load_config(
-        TrainConfig,
-        ["--config", str(CONFIG), *words, *overrides],
-        prog="benchmarks/learning/demo_runs.py",
-    )
-
-
 def train_quietly(config: TrainConfig) -> None:
     """Train, and write what it prints to a log beside the run's folder."""
     from trainer.online.setup import train
@@ -91,38 +114,3 @@ def train_quietly(config: TrainConfig) -> None:
     log_path = config.run.folder.with_suffix(".log")
     with log_path.open("w") as log, contextlib.redirect_stdout(log):
         train(config)
-
-
-def warm_up(model: Path, sft: Path, url: str) -> None:
-    """Train a short run that loads everything, so that the first measured run does not have to."""
-    with tempfile.TemporaryDirectory() as folder:
-        train_quietly(
-            demo_config(
-                model,
-                sft,
-                url,
-                Path(folder) / "run",
-                seed=99,
-                num_steps=WARM_UP_STEPS,
-            )
-        )
-
-
-def train_row(
-    row: str,
-    seed: int,
-    model: Path,
-    sft: Path,
-    url: str,
-    num_steps: int,
-    folder: Path,
-    task: Task = TASKS[BUILT_IN],
-) -> None:
-    """Train one row for one seed, unless that is done; a run that was cut short starts from the beginning."""
-    if len(read_metrics(folder)) == num_steps:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    config = demo_config(
-        model, sft, url, folder, seed=seed, num_steps=num_steps, overrides=ROWS[row], task=task
-    )
-    train_quietly(config)

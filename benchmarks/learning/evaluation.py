@@ -2,15 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 
 from benchmarks.learning.curves import Curve, Point
-from benchmarks.learning.tasks import Task
 from regime_w import answers_agree, build_all_arms, extract_answer, extract_gold
 from trainer.client.protocol import GreedyPrompt
 from trainer.data.sources import Record
-from trainer.io.metrics_file import read_metrics
 
 
 def curve_path(folder: Path, seed: int, row: str) -> Path:
@@ -18,23 +15,18 @@ def curve_path(folder: Path, seed: int, row: str) -> Path:
     return folder / f"{name}-{seed}" / "curve.json"
 
 
-def evaluate_row(
-    row: str, seed: int, url: str, records: Sequence[Record], task: Task, path: Path
-) -> None:
-    """Evaluate every version of a trained run, and write the curve."""
-    folder = path.parent / "run"
-    seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
-    adapters = sorted((folder / "adapters").glob("policy-??????"))
-    correct = correct_answers(adapters, url, records, greedy_prompt(task.max_tokens))
-    write_curve(row, seed, seconds, correct, path)
-
-
 def write_curve(
-    row: str, seed: int, seconds: Sequence[float], correct: Sequence[str], path: Path
+    row: str,
+    seed: int,
+    path: Path,
+    steps: Sequence[int],
+    seconds: Sequence[float],
+    correct: Sequence[str],
 ) -> None:
+    """Write a run's curve: for each evaluated version its step, its time and which questions it answers correctly."""
     points = (
         Point(step=step, seconds=at_s, correct=bits)
-        for step, (at_s, bits) in enumerate(zip(seconds, correct, strict=True))
+        for step, at_s, bits in zip(steps, seconds, correct, strict=True)
     )
     curve = Curve(row=row, seed=seed, points=tuple(points))
     curve.write(path)

@@ -5,11 +5,14 @@ The sentences and the form of a solution are those of the built-in word problems
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.learning.tasks import FOLLOW_UPS, STARTS
+from benchmarks.sft import sft_adapter
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig
-from trainer.data.word_problems import NAMES, THINGS
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import NAMES, THINGS, Split
 from trainer.io.jsonl import write_jsonl
 
 NUM_SUMS = 12
@@ -57,36 +60,54 @@ def solution(number: int, sums: Sequence[tuple[str, int]], thing: str) -> str:
     return f"{''.join(lines)}#### {number}"
 
 
-def write_task(folder: Path) -> None:
-    """Write a separate file of problems for each use; most of the demonstrations leave out the second sum."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random("careless")
-    for name, num_rows in NUM_ROWS.items():
-        rows = []
-        for problem, _ in zip(problems(name), range(num_rows), strict=False):
-            skips = name == "demonstrations" and rng.random() < SKIPPED_SHARE
-            answer = problem["careless" if skips else "answer"]
-            rows.append({"question": problem["question"], "answer": answer})
-        write_jsonl(folder / f"{name}.jsonl", rows)
+@dataclass(frozen=True)
+class LongTask:
+    """The task's files in a folder."""
 
+    folder: Path
+    max_tokens: int = 160
 
-def sft_adapter(model: Path, folder: Path) -> Path:
-    """The SFT adapter that every run starts from; it is trained if the folder has none."""
-    output = folder / "sft"
-    if not (output / "adapter_config.json").is_file():
-        from trainer.sft.training import run_sft
+    def write(self) -> None:
+        """Write a separate file of problems for each use; most of the demonstrations leave out the second sum."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rng = random.Random("careless")
+        for name, num_rows in NUM_ROWS.items():
+            rows = []
+            for problem, _ in zip(problems(name), range(num_rows), strict=False):
+                skips = name == "demonstrations" and rng.random() < SKIPPED_SHARE
+                answer = problem["careless" if skips else "answer"]
+                rows.append({"question": problem["question"], "answer": answer})
+            write_jsonl(self._file(name), rows)
 
-        config = SFTRunConfig(
-            policy=PolicyConfig(base_model=str(model)),
-            data=DataConfig(source=str(folder / "demonstrations.jsonl")),
-            prompt_format="plain",
-            sft=SFTConfig(
-                num_examples=NUM_DEMONSTRATIONS,
-                num_epochs=6,
-                learning_rate=2e-3,
-                num_evaluation_examples=0,
-            ),
-            output=output,
+    def source(self, folder: Path, *, seed: int, num_questions: int) -> str:
+        """``data.source`` of a run: one file for all of them."""
+        return str(self._file("train"))
+
+    def critic_source(self) -> str:
+        """``data.source`` of the rollouts to which a critic is fitted."""
+        return str(self._file("critic"))
+
+    def held_out(self, num_questions: int) -> Sequence[Record]:
+        """The questions of every evaluation."""
+        source = str(self._file("held_out"))
+        return load_records(source, Split.HELD_OUT, num_records=num_questions)
+
+    def adapter(self, model: Path) -> Path:
+        """The SFT adapter that every run starts from."""
+        return sft_adapter(
+            SFTRunConfig(
+                policy=PolicyConfig(base_model=str(model)),
+                data=DataConfig(source=str(self._file("demonstrations"))),
+                prompt_format="plain",
+                sft=SFTConfig(
+                    num_examples=NUM_DEMONSTRATIONS,
+                    num_epochs=6,
+                    learning_rate=2e-3,
+                    num_evaluation_examples=0,
+                ),
+                output=self.folder / "sft",
+            )
         )
-        run_sft(config, lambda step, num_steps, loss: None, lambda line: None)
-    return output
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl"

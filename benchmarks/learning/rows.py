@@ -16,7 +16,6 @@ def with_critic(*, learning_rate: str = "5e-3", warmup_steps: int = 0) -> tuple[
 
 
 CRITIC = with_critic()
-"""The demo's critic settings until 2026-11-27; older figures were measured with them and the recipe's arms."""
 ROWS: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
     "exploring, gae": CRITIC,

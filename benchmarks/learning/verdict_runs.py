@@ -27,6 +27,7 @@ from unittest.mock import patch
 from rich.console import Console
 
 from benchmarks.learning.rows import CRITIC, RECIPE_ARMS
+from benchmarks.sft import sft_adapter
 from inference_server.launch.server_process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig, reward_group
 from regime_w.credits import RewardParts
@@ -87,7 +88,14 @@ def main() -> None:
         log_path=arguments.folder / "server.log",
         flags=["--max-model-len", "512"],
     ) as server:
-        sft = fine_tune(arguments.model, arguments.folder / "sft")
+        # The demo's.
+        sft = sft_adapter(
+            SFTRunConfig(
+                policy=PolicyConfig(base_model=str(arguments.model)),
+                sft=SFTConfig(learning_rate=2e-3, num_evaluation_examples=0),
+                output=arguments.folder / "sft",
+            )
+        )
         for name in arguments.only:
             folder = arguments.folder / name
             if not folder.exists():
@@ -97,23 +105,6 @@ def main() -> None:
             print(report_run(folder, Console()))
             if arguments.fixtures is not None:
                 write_fixture(folder, arguments.fixtures / name)
-
-
-def fine_tune(model: Path, folder: Path) -> Path:
-    """The demo's SFT adapter."""
-    if not folder.exists():
-        from trainer.sft.training import run_sft
-
-        run_sft(
-            SFTRunConfig(
-                policy=PolicyConfig(base_model=str(model)),
-                sft=SFTConfig(learning_rate=2e-3, num_evaluation_examples=0),
-                output=folder,
-            ),
-            lambda step, num_steps, loss: None,
-            lambda line: None,
-        )
-    return folder
 
 
 def train_run(name: str, folder: Path, url: str, sft: Path, model: Path) -> None:

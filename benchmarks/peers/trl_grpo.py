@@ -24,26 +24,14 @@ from itertools import islice, product
 from pathlib import Path
 
 from benchmarks.learning.curves import SHARES, Curve, available_gain, late_median, plot, table
-from benchmarks.learning.demo_runs import (
-    NUM_STEPS,
-    WARM_UP_STEPS,
-    benchmark_server,
-    sft_adapter,
-    train_row,
-    warm_up,
-)
-from benchmarks.learning.evaluation import (
-    correct_answers,
-    curve_path,
-    evaluate_row,
-    greedy_prompt,
-    write_curve,
-)
+from benchmarks.learning.demo_runs import NUM_STEPS, WARM_UP_STEPS, Bench, benchmark_server
+from benchmarks.learning.evaluation import curve_path, write_curve
 from benchmarks.learning.kept_runs import folder_of_runs
 from benchmarks.learning.rows import DEFAULT, ROWS
 from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from benchmarks.peers.trl_peers import TIMES_FILE
 from benchmarks.peers.vllm_for_trl import vllm_server, without_thread_limit
+from benchmarks.sft import task_adapter
 from regime_w import build_all_arms
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import Record
@@ -94,7 +82,7 @@ def main() -> None:
     prepare_environment()
     folder = folder_of_runs(parser, arguments, "model", "task", "sft", "steps", "questions")
     task = TASKS[arguments.task]
-    sft = sft_adapter(arguments.model, arguments.sft or folder / "sft", task)
+    sft = task_adapter(arguments.model, arguments.sft or folder / "sft", task)
     settings = product(arguments.peers, arguments.learning_rates, arguments.temperatures)
     peers = [Peer(trainer=name, learning_rate=rate, temperature=t) for name, rate, t in settings]
     peer_of_row = {peer.row: peer for peer in peers}
@@ -102,22 +90,24 @@ def main() -> None:
     wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
         with benchmark_server(arguments.model, folder) as url:
+            bench = Bench(
+                model=arguments.model, sft=sft, url=url, task=task, num_steps=arguments.steps
+            )
             for seed, row in missing:
                 into = curve_path(folder, seed, row).parent
                 if row in peer_of_row:
-                    train_peer(peer_of_row[row], seed, sft, arguments, into)
+                    train_peer(peer_of_row[row], seed, bench, task, into)
                 else:
                     # Before every run: while the others train, the system evicts this process's pages.
-                    warm_up(arguments.model, sft, url)
-                    run = into / "run"
-                    train_row(row, seed, arguments.model, sft, url, arguments.steps, run, task)
+                    bench.warm_up()
+                    bench.train(seed, into / "run", *ROWS[row])
             records = task.held_out(arguments.questions)
             for seed, row in missing:
                 path = curve_path(folder, seed, row)
                 if row in peer_of_row:
-                    evaluate_peer(row, seed, sft, url, records, task, path)
+                    write_peers_curve(row, seed, bench, records, path)
                 else:
-                    evaluate_row(row, seed, url, records, task, path)
+                    bench.write_curve(row, seed, records, path)
     curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
     print(table(curves, rows))
     (folder / "learning.svg").write_text(plot(curves, rows))
@@ -150,9 +140,7 @@ def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def train_peer(
-    peer: Peer, seed: int, sft: Path, arguments: argparse.Namespace, folder: Path
-) -> None:
+def train_peer(peer: Peer, seed: int, bench: Bench, task: Task, folder: Path) -> None:
     """Train one of TRL's trainers in a process of its own, unless that is done."""
     if (folder / TIMES_FILE).is_file():
         return
@@ -160,16 +148,15 @@ def train_peer(
     folder.mkdir(parents=True)
     # A process that both generates and trains gets all cores; one beside a server gets one core, as ours does.
     num_threads = len(os.sched_getaffinity(0)) if peer.trainer == "grpo" else 1
-    task = TASKS[arguments.task]
     problems = task.problems(Split.TRAIN, seed)
-    asked = [p.record() for p in islice(problems, QUESTIONS_PER_STEP * arguments.steps)]
+    asked = [p.record() for p in islice(problems, QUESTIONS_PER_STEP * bench.num_steps)]
     write_jsonl(folder / "questions.jsonl", asked)
     options = {
-        "--model": arguments.model,
-        "--sft": sft,
+        "--model": bench.model,
+        "--sft": bench.sft,
         "--folder": folder,
         "--seed": seed,
-        "--steps": arguments.steps,
+        "--steps": bench.num_steps,
         "--learning-rate": peer.learning_rate,
         "--temperature": peer.temperature,
         "--questions": folder / "questions.jsonl",
@@ -181,21 +168,20 @@ def train_peer(
     }
     if peer.trainer == "async":
         # One server per run: adapters have the same names in every run, and vLLM's prefix cache knows them by name.
-        with vllm_server(arguments.model, folder) as vllm_url:
+        with vllm_server(bench.model, folder) as vllm_url:
             run_process("async", {**options, "--url": vllm_url}, folder)
     else:
         run_process("grpo", options, folder)
 
 
-def evaluate_peer(
-    row: str, seed: int, sft: Path, url: str, records: Sequence[Record], task: Task, path: Path
+def write_peers_curve(
+    row: str, seed: int, bench: Bench, records: Sequence[Record], path: Path
 ) -> None:
     """Evaluate the adapters that a peer saved after each step, and write the curve."""
     folder = path.parent
     seconds = [0.0, *json.loads((folder / TIMES_FILE).read_text())["seconds"]]
-    adapters = [sft, *sorted(folder.glob("step-??????"))]
-    correct = correct_answers(adapters, url, records, greedy_prompt(task.max_tokens))
-    write_curve(row, seed, seconds, correct, path)
+    adapters = [bench.sft, *sorted(folder.glob("step-??????"))]
+    write_curve(row, seed, path, range(len(seconds)), seconds, bench.correct(adapters, records))
 
 
 def run_process(peer: str, options: dict[str, object], folder: Path) -> None:

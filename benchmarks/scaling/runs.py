@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 
 from benchmarks.learning.demo_runs import CONFIG
 from benchmarks.scaling.cases import ONE_RANK, SMALL_PASSES
+from benchmarks.sft import sft_adapter
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import SFTRunConfig, TrainConfig
@@ -65,9 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/tiny-base"), help="[%(default)s]"
-    )
+    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="[%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
     parser.add_argument("--steps", type=int, default=12, help="per run [%(default)s]")
@@ -115,17 +114,8 @@ def demo_start(model: Path, folder: Path) -> Path:
         from trainer.tiny_model.build import build_tiny_model
 
         build_tiny_model(model, on_step=lambda *_: None)
-    if not (folder / "adapter_config.json").is_file():
-        from trainer.sft.training import run_sft
-
-        words = ["--config", str(CONFIG), "--policy.base_model", str(model)]
-        config = load_config(
-            SFTRunConfig,
-            [*words, "--output", str(folder)],
-            prog="benchmarks/scaling/runs.py",
-        )
-        run_sft(config, lambda *_: None, lambda _: None)
-    return folder
+    words = ["--config", str(CONFIG), "--policy.base_model", str(model), "--output", str(folder)]
+    return sft_adapter(load_config(SFTRunConfig, words, prog="benchmarks/scaling/runs.py"))
 
 
 def train(row: Row, urls: list[str], sft: Path, run: Path, steps: int, program: str) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.learning.demo_runs import benchmark_server, sft_adapter
+from benchmarks.learning.demo_runs import benchmark_server
 from benchmarks.learning.tasks import BUILT_IN, TASKS
+from benchmarks.markdown import markdown_table
+from benchmarks.sft import task_adapter
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import PolicyConfig, ServerConfig
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     arguments = parser.parse_args()
     prepare_environment()
-    sft = sft_adapter(arguments.model, arguments.folder / "sft")
+    sft = task_adapter(arguments.model, arguments.folder / "sft")
     with benchmark_server(arguments.model, arguments.folder) as url:
         groups = asyncio.run(sample(url, sft, arguments.questions))
     roles = PolicyRoles(
@@ -54,15 +56,15 @@ def main() -> None:
     unmasked = roles.completion_logprobs(
         Role.PROXIMAL, [replace(sample, top_p=1.0) for sample in samples], token_budget=8192
     )
-    print(
-        "| arm | temperature, top_p | tokens | mean | largest | mean without the mask | largest |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    rows = []
     for name in dict.fromkeys(arm.arm for arm in arms):
         chosen = [place for place, arm in enumerate(arms) if arm.arm == name]
         first = arms[chosen[0]]
-        row(name, f"{first.temperature}, {first.top_p}", server, masked, unmasked, chosen)
-    row("all", "", server, masked, unmasked, range(len(arms)))
+        settings = f"{first.temperature}, {first.top_p}"
+        rows.append((name, settings, *cells(server, masked, unmasked, chosen)))
+    rows.append(("all", "", *cells(server, masked, unmasked, range(len(arms)))))
+    heads = ("arm", "temperature, top_p", "tokens", "mean", "largest")
+    print(markdown_table((*heads, "mean without the mask", "largest"), rows))
 
 
 async def sample(url: str, adapter: Path, num_questions: int) -> list[ArmGroup]:
@@ -82,22 +84,21 @@ async def sample(url: str, adapter: Path, num_questions: int) -> list[ArmGroup]:
     return response.groups
 
 
-def row(
-    name: str,
-    settings: str,
+def cells(
     server: Sequence[Tensor],
     masked: Sequence[Tensor],
     unmasked: Sequence[Tensor],
     chosen: Sequence[int],
-) -> None:
+) -> tuple[str, ...]:
+    """The number of chosen tokens, and mean and largest difference with and without the mask."""
     found = [
         Mismatch.between(
             torch.cat([server[i] for i in chosen]), torch.cat([trainer[i] for i in chosen])
         )
         for trainer in (masked, unmasked)
     ]
-    figures = [f"{number:.1e}" for m in found for number in (m.mean, m.max)]
-    print(f"| {' | '.join([name, settings, str(found[0].num_tokens), *figures])} |")
+    figures = (f"{number:.1e}" for m in found for number in (m.mean, m.max))
+    return str(found[0].num_tokens), *figures
 
 
 if __name__ == "__main__":
