@@ -126,9 +126,9 @@ class RunOutput:
         self.record(step, metrics)
         row = {"step": step, **metrics}
         self._progress.update(self._task, completed=step)
+        self.say(_step_line(row, verbose=self._verbose))
         if "eval/accuracy" in row:
             self.say(_evaluation_line(row))
-        self.say(_step_line(row, verbose=self._verbose))
 
     def late_evaluation(self, step: int, metrics: Metrics) -> None:
         """Record and print an evaluation that the line of the newest step does not have."""
@@ -137,11 +137,15 @@ class RunOutput:
 
 
 def _evaluation_line(row: Metrics) -> str:
-    return (
-        f"evaluation of step {row['eval/step']:.0f} version {row['eval/version']:.0f}: "
-        f"accuracy {row['eval/accuracy']:.3f} "
-        f"(best {row['eval/best_accuracy']:.3f} at step {row['eval/best_step']:.0f})"
+    """An evaluation with its interval, and the best one so far, which that of the run's start is not compared with."""
+    step = row["eval/step"]
+    line = (
+        f"held-out accuracy {row['eval/accuracy']:.1%} [{100 * row['eval/low']:.1f}, {100 * row['eval/high']:.1f}] "
+        f"of {row['eval/num_questions']:.0f} questions at {f'step {step:.0f}' if step else 'the start'}"
     )
+    if "eval/best_step" not in row:
+        return line
+    return f"{line} (best {row['eval/best_accuracy']:.1%} at step {row['eval/best_step']:.0f})"
 
 
 def _step_line(row: Metrics, *, verbose: bool) -> str:

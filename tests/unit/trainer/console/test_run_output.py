@@ -25,6 +25,8 @@ METRICS = {
     "ppo/entropy": 1.5,
     "ppo/logprob_mismatch": 1e-6,
     "rollout/lag": 1,
+    "rollout/completion_tokens_mean": 41.7,
+    "rollout/truncated": 0.125,
     "time/wait_s": 0.1,
     "time/update_s": 0.2,
     "time/publish_s": 0.3,
@@ -108,29 +110,49 @@ def test_a_verbose_step_is_said_in_one_line(
     assert said == "serving [version] 3"
     for fragment in (
         *("step    1", "version 3 ", "reward +0.250", "correct 0.500", "lag 1"),
+        *("tokens 42", "truncated 0.125"),
         *("trainer waits 62%", "server idle 20%"),
     ):
         assert fragment in line
 
 
-def test_an_evaluation_is_said_with_the_step_and_version_that_it_is_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("step", "best", "line"),
+    [
+        (
+            *(4, {"eval/best_accuracy": 0.5, "eval/best_step": 2}),
+            "held-out accuracy 25.0% [12.5, 43.7] of 24 questions at step 4 (best 50.0% at step 2)",
+        ),
+        (0, {}, "held-out accuracy 25.0% [12.5, 43.7] of 24 questions at the start"),
+    ],
+)
+def test_an_evaluation_is_said_with_its_interval_after_the_line_of_its_step(
+    step: int,
+    best: dict[str, float],
+    line: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    evaluation = {
+    measured = {
         "eval/accuracy": 0.25,
-        "eval/step": 4,
+        "eval/low": 0.125,
+        "eval/high": 0.4367,
+        "eval/num_questions": 24,
+        "eval/step": step,
         "eval/version": 12,
-        "eval/best_accuracy": 0.5,
-        "eval/best_step": 2,
     }
     with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
-        output.step(5, METRICS | evaluation)
-    line, _ = capsys.readouterr().out.splitlines()
-    assert line == "evaluation of step 4 version 12: accuracy 0.250 (best 0.500 at step 2)"
+        output.step(5, METRICS | measured | best)
+    of_step, said = capsys.readouterr().out.splitlines()
+    assert of_step.startswith("step    5")
+    assert said == line
 
 
 EVALUATION = {
     "eval/accuracy": 0.25,
+    "eval/low": 0.1,
+    "eval/high": 0.5,
+    "eval/num_questions": 20,
     "eval/step": 2,
     "eval/version": 12,
     "eval/best_accuracy": 0.5,
@@ -148,7 +170,8 @@ def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
         capsys.readouterr()
         output.late_evaluation(2, EVALUATION)
     said = capsys.readouterr().out
-    assert said == "evaluation of step 2 version 12: accuracy 0.250 (best 0.500 at step 1)\n"
+    line = "held-out accuracy 25.0% [10.0, 50.0] of 20 questions at step 2 (best 50.0% at step 1)"
+    assert said == f"{line}\n"
     assert steps_of(tmp_path) == [1, 2]
     assert read_with_late(tmp_path)[1] == [{"step": 2, **EVALUATION}]
     run = RunConfig(folder=tmp_path, metrics_port=0)
@@ -188,17 +211,7 @@ def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
     run = RunConfig(folder=tmp_path, num_steps=9, metrics_port=0)
     with RunOutput(run, first_step=0) as output:
         before = scraped(output)
-        output.step(
-            1,
-            METRICS
-            | {
-                "eval/accuracy": 0.5,
-                "eval/step": 1,
-                "eval/version": 3.0,
-                "eval/best_accuracy": 0.5,
-                "eval/best_step": 1,
-            },
-        )
+        output.step(1, METRICS | EVALUATION | {"eval/accuracy": 0.5})
         output.step(2, METRICS | {"ppo/entropy": math.nan, "reward/mean": 0.75})
         after = scraped(output)
     assert before == {
@@ -211,7 +224,7 @@ def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
     assert after["regime_w_trainer_eval_accuracy"] == 0.5
     assert after["regime_w_trainer_ppo_entropy"] == METRICS["ppo/entropy"]
     assert after["regime_w_trainer_last_step_timestamp_seconds"] > 0
-    assert len(after) == len(METRICS) + 5 + 3
+    assert len(after) == len(METRICS) + len(EVALUATION) + 3
 
 
 def test_arms_whose_names_prometheus_writes_alike_end_no_run(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_an_evaluation_that_takes_a_step_makes_room_for_the_next(
     # The line of the last step has the evaluation before, so that the last one gets a line of its own.
     late = [(row["step"], row["eval/step"]) for row in read_with_late(folder)[1]]
     assert late == [(5, 5)]
-    assert "evaluation of step 5 version 5: accuracy 1.000" in said
+    assert "held-out accuracy 100.0% [64.6, 100.0] of 7 questions at step 5 (best" in said
     assert verify(folder, from_step=0, stop_at_first=False, say=print)
     # Another start leaves it where it is, and goes on behind it.
     longer = config_of(tiny_base, tmp_path, returns=False, num_steps=6)
@@ -218,7 +218,8 @@ def test_the_last_evaluation_of_a_run_that_is_killed_in_it_is_recorded_by_the_ne
     again.state = server.copy_of_state()
     capsys.readouterr()
     assert train(config, again).step == 3
-    assert "evaluation of step 3 version 3: accuracy 1.000" in capsys.readouterr().out
+    line = "held-out accuracy 100.0% [64.6, 100.0] of 7 questions at step 3 (best"
+    assert line in capsys.readouterr().out
     found = read_run(config.run.folder)
     assert [row["step"] for row in found.rows] == [1, 2, 3]
     assert found.series("eval/step") == [1, 2, 3]
