@@ -246,11 +246,13 @@ def test_evaluates_while_it_trains_and_keeps_the_best(
     train(train_config(server.url, tiny_base, tmp_path, **options))
     rows = metrics_of(tmp_path)
     evaluated = [row for row in rows if "eval/accuracy" in row]
-    assert [row["eval/step"] for row in evaluated] == [2, 4]
-    for row in evaluated:
+    assert [row["eval/step"] for row in evaluated] == [0, 2, 4]
+    assert evaluated[0]["eval/version"] < rows[0]["version"]
+    assert evaluated[0]["eval/accuracy"] == 0  # it is a random model
+    for row in evaluated[1:]:
         assert row["eval/step"] <= row["step"]
         assert row["eval/version"] == rows[int(row["eval/step"]) - 1]["version"]
-        assert row["eval/accuracy"] == row["eval/best_accuracy"] == 0  # it is a random model
+        assert row["eval/accuracy"] == row["eval/best_accuracy"] == 0
     for step in range(1, 6):
         text = (tmp_path / f"rollouts/step-{step:06d}.jsonl").read_text()
         first, second = map(json.loads, text.splitlines())

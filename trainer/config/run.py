@@ -31,15 +31,16 @@ class RunConfig(Section):
     `train-offline` needs no such minimum, and also keeps the adapters of the checkpoints that it keeps."""
     evaluate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between evaluations: greedy accuracy of the newest version on held-out questions, measured
-    while training goes on. The best version's checkpoint is kept. Null never evaluates."""
+    while training goes on. The version that the run begins with is evaluated too, for comparison: it never counts as
+    the best. The best version's checkpoint is kept. Null never evaluates."""
     num_evaluation_questions: Annotated[int, Field(ge=1)] = 100
     """Held-out questions of an evaluation."""
     return_to_best: bool = False
     """Go back to the policy, critic and optimizers of the best evaluated step if an evaluation finds that accuracy has
     fallen: the interval of the difference from the best accuracy must lie below 0, at 95 % for all pairs of the run's
     evaluations together. With 200 questions and 20 evaluations this is a fall from 80 to 63 %. Rollouts that were
-    already asked for are still trained on. The run never goes back to the policy that it began with, which is not
-    evaluated, nor after its last step: there, `export --best` takes the best version."""
+    already asked for are still trained on. The run never goes back to the policy that it began with, which is never
+    the best, nor after its last step: there, `export --best` takes the best version."""
     seed: Seed = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None

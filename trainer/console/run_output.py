@@ -33,8 +33,8 @@ class RunOutput:
         self._verbose = run.verbose
         self.last_step = 0
         """The newest step with a line."""
-        self.last_evaluated_step = 0
-        """The newest step whose evaluation has a line."""
+        self.last_evaluated_step: int | None = None
+        """The newest step whose evaluation has a line; None if no evaluation has one."""
         newest_before = self._drop_after(first_step)
         self._file = FileIO(self._path, "ab", opener=open_plain)
         self._console = Console()
@@ -77,7 +77,8 @@ class RunOutput:
 
     def _note(self, row: Metrics) -> None:
         self.last_step = int(row["step"])
-        self.last_evaluated_step = int(row.get("eval/step", self.last_evaluated_step))
+        if "eval/step" in row:
+            self.last_evaluated_step = int(row["eval/step"])
 
     def __enter__(self) -> Self:
         """Start drawing, and say where the metrics endpoint is."""

@@ -1,7 +1,8 @@
 """Evaluates the policy on held-out questions while training continues.
 
 One version at a time answers the questions greedily; its requests go ahead of rollouts in the engine's queue. The
-step of the best version is kept in ``checkpoints/best.json``.
+first is the version that the run begins with, for the others to be compared with. The step of the best of the others
+is kept in ``checkpoints/best.json``.
 """
 
 import asyncio
@@ -92,9 +93,9 @@ class HeldOutEvaluations:
         return step == self.newest_due(step)
 
     def newest_due(self, step: int) -> int | None:
-        """The newest step up to this one after which the policy is to be evaluated."""
+        """The newest step up to this one after which the policy is to be evaluated; 0 is the run's beginning."""
         every = self._run.evaluate_every
-        return None if every is None or step < every else step - step % every
+        return None if every is None else step - step % every
 
     def start(self, step: int, published: Published) -> None:
         """Ask a version the held-out questions, unless an earlier evaluation is still pending."""
@@ -110,7 +111,8 @@ class HeldOutEvaluations:
     def collect(self, *, wait: bool) -> Metrics:
         """The metrics of an evaluation that finished since the last call, under ``eval/`` names.
 
-        If its accuracy is the best so far, it is written to ``checkpoints/best.json``.
+        If its accuracy is the best so far, it is written to ``checkpoints/best.json``. The version that the run began
+        with is never the best: it is not trained, and to go on from it would be to begin again.
 
         Args:
             wait: Whether to wait for the pending evaluation.
@@ -124,6 +126,16 @@ class HeldOutEvaluations:
         counts = (num_correct, len(self._records))
         accuracy = num_correct / len(self._records)
         low, high = wilson_interval(*counts)
+        found = {
+            "eval/accuracy": accuracy,
+            "eval/low": low,
+            "eval/high": high,
+            "eval/num_questions": len(self._records),
+            "eval/step": evaluation.step,
+            "eval/version": version,
+        }
+        if evaluation.step == 0:
+            return found
         best = read_best(self._run.folder)
         if best is None or accuracy > best.accuracy:
             best = Best(
@@ -139,16 +151,7 @@ class HeldOutEvaluations:
         # A version from before the last return has weights that the run has already abandoned.
         is_new = self._versions.adapters.is_since_return(version)
         self._fallen_from = best if is_worse and is_new else None
-        return {
-            "eval/accuracy": accuracy,
-            "eval/low": low,
-            "eval/high": high,
-            "eval/num_questions": len(self._records),
-            "eval/step": evaluation.step,
-            "eval/version": version,
-            "eval/best_accuracy": best.accuracy,
-            "eval/best_step": best.step,
-        }
+        return {**found, "eval/best_accuracy": best.accuracy, "eval/best_step": best.step}
 
     def better_to_go_on_from(self) -> Best | None:
         """The best evaluation, if a newer one is worse and ``run.return_to_best`` is set; once for each newer one.

@@ -170,10 +170,16 @@ def complete_metrics(restored: Restored, version: int, output: RunOutput) -> Non
 def restart_evaluation(
     step: int, versions: Versions, evaluations: HeldOutEvaluations, output: RunOutput
 ) -> None:
-    """Restart the evaluation that was pending when the run ended, if its version can still be served."""
-    due = evaluations.newest_due(step)
-    if due is not None and due > output.last_evaluated_step:
+    """Start the evaluation of the run's beginning, or the one that was pending when the run ended.
+
+    It is skipped if its version cannot be served any more.
+    """
+    newest, last = evaluations.newest_due(step), output.last_evaluated_step
+    if newest is None or (last is not None and newest <= last):
+        return
+    for due in (0, newest) if last is None else (newest,):
         version = versions.adapters.version_of(due)
         served = None if version is None else versions.push_again(version)
         if served is not None:
             evaluations.start(due, served)
+            return

@@ -111,7 +111,9 @@ def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     The best was chosen among all evaluations before the last. The test is that of two independent shares. Evaluations
     of the same questions are not independent, and differ less by chance than this test assumes.
     """
-    evaluated = [_counts(row) for row in run.measured if "eval/accuracy" in row]
+    # The version that the run began with has no place in best.json.
+    rows = [row for row in run.measured if "eval/accuracy" in row and row.get("eval/step") != 0]
+    evaluated = [_counts(row) for row in rows]
     best_step = run.series("eval/best_step")
     if not (evaluated and best_step and all(num > 0 for _, num in evaluated)):
         return None

@@ -177,7 +177,7 @@ def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
     run = RunConfig(folder=tmp_path, metrics_port=0)
     with RunOutput(run, first_step=first_step) as output:
         assert output.last_step == min(first_step, 2)
-        assert output.last_evaluated_step == (2 if is_kept else 0)
+        assert output.last_evaluated_step == (2 if is_kept else None)
         shown = scraped(output)
         output.step(first_step + 1, METRICS)
     assert shown.get("regime_w_trainer_eval_step") == (2 if is_kept else None)

@@ -142,6 +142,16 @@ def test_the_best_of_a_run_outlives_it(run: Run, portal: BlockingPortal) -> None
     assert resumed.evaluate(10, 4)["eval/best_step"] == 10
 
 
+def test_the_version_that_a_run_begins_with_is_never_the_best(run: Run) -> None:
+    assert run.evaluations.newest_due(1) == 0
+    start = run.evaluate(0, 4)
+    assert (start["eval/accuracy"], start["eval/step"], start["eval/version"]) == (1.0, 0, 10)
+    assert "eval/best_step" not in start
+    assert read_best(run.folder) is None
+    assert run.evaluate(2, 0)["eval/best_step"] == 2
+    assert run.evaluations.better_to_go_on_from() is None
+
+
 def test_the_best_is_kept_by_a_start_that_evaluates_nothing(
     run: Run, portal: BlockingPortal
 ) -> None:

@@ -63,29 +63,36 @@ class DiesAtTheReturn(WorseAtOneVersion):
         return await super().push_adapter(version, folder, activate=activate)
 
 
+START, COLLECT = HeldOutEvaluations.start, HeldOutEvaluations.collect
+
+
 @pytest.fixture(autouse=True)
 def evaluations_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a step's evaluation be finished when the step ends."""
-    collect = HeldOutEvaluations.collect
+    """Let a step's evaluation be finished when the step ends; that of the start, of which no step is, is left out."""
+
+    def started(evaluations: HeldOutEvaluations, step: int, published: Published) -> None:
+        if step:
+            START(evaluations, step, published)
 
     def at_once(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
-        return collect(evaluations, wait=True)
+        return COLLECT(evaluations, wait=True)
 
+    monkeypatch.setattr(HeldOutEvaluations, "start", started)
     monkeypatch.setattr(HeldOutEvaluations, "collect", at_once)
 
 
 def make_evaluations_take_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an evaluation be finished only when the next step ends, or when it is waited for."""
-    start, collect, publish = HeldOutEvaluations.start, HeldOutEvaluations.collect, Versions.publish
+    publish = Versions.publish
     just_started = False
 
     def started(evaluations: HeldOutEvaluations, step: int, published: Published) -> None:
         nonlocal just_started
         just_started = True
-        start(evaluations, step, published)
+        START(evaluations, step, published)
 
     def collected(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
-        return {} if just_started and not wait else collect(evaluations, wait=True)
+        return {} if just_started and not wait else COLLECT(evaluations, wait=True)
 
     def published(versions: Versions, *args: Any, **kwargs: Any) -> None:
         nonlocal just_started
@@ -180,7 +187,7 @@ def test_an_evaluation_that_takes_a_step_makes_room_for_the_next(
     assert "is not finished" not in said
     folder = config.run.folder
     steps = [row.get("eval/step") for row in read_metrics(folder)]
-    assert steps == [None, 1, 2, 3, 4]
+    assert steps == [0, 1, 2, 3, 4]
     # The line of the last step has the evaluation before, so that the last one gets a line of its own.
     late = [(row["step"], row["eval/step"]) for row in read_with_late(folder)[1]]
     assert late == [(5, 5)]
@@ -191,7 +198,7 @@ def test_an_evaluation_that_takes_a_step_makes_room_for_the_next(
     train(longer, WorseAtOneVersion(scorer))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row.get("eval/step")) for row in rows] == [
-        *((1, None), (2, 1), (3, 2), (4, 3), (5, 4), (5, 5), (6, 6))
+        *((1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (5, 5), (6, 6))
     ]
     assert verify(folder, from_step=0, stop_at_first=False, say=print)
 

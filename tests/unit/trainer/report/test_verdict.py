@@ -232,6 +232,14 @@ def test_a_fall_of_accuracy_is_judged_by_the_questions_that_were_asked(
     assert [finding.name for finding in found] == ["past_its_best"] * is_past
 
 
+def test_the_version_that_a_run_began_with_is_not_the_best_of_which_a_finding_speaks() -> None:
+    def evaluated(step: int) -> Metrics:
+        start = {k: v for k, v in asked(95).items() if k != "eval/best_step"} | {"eval/step": 0}
+        return {1: start, 4: asked(60), 16: asked(58)}.get(step, {})
+
+    assert not findings_of(record(evaluated, config=LOOSE_TARGET), helps=True)
+
+
 def test_a_fall_in_a_run_that_did_not_count_its_questions_is_not_judged() -> None:
     def evaluated(step: int) -> Metrics:
         found = {4: asked(80), 16: asked(10)}.get(step, {})
