@@ -5,6 +5,11 @@ from typing import Literal, Protocol
 
 AnswerTypeName = Literal["number", "choice", "text", "math"]
 
+_MAX_COMPARED = 28
+"""Most pairs of answers that are compared for a group, beside each answer with the gold answer: all pairs of eight.
+
+Computer algebra takes up to seconds for a pair, and 64 answers have 2016 pairs."""
+
 
 class AnswerType(Protocol):
     """How the answers to a question are found in a text, read, and compared.
@@ -20,10 +25,6 @@ class AnswerType(Protocol):
     @property
     def choices(self) -> tuple[str, ...]:
         """The texts of a question's choices, first that of A; empty for other types, and if they are unknown."""
-
-    @property
-    def is_canonical(self) -> bool:
-        """Whether equal answers are the same text, so that they need not be compared in pairs."""
 
     @property
     def is_numeric(self) -> bool:
@@ -45,6 +46,9 @@ class AnswerType(Protocol):
     def read_gold(self, text: str) -> str | None:
         """Reads a gold answer, which stands alone or ends a solution; None if it cannot be read."""
 
+    def has_one_form(self, answer: str) -> bool:
+        """Whether a canonical answer has no other form: two different texts of such answers are never equal."""
+
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether two canonical answers are equal; None equals nothing, not even itself."""
 
@@ -54,20 +58,31 @@ def merged(
 ) -> list[str | None]:
     """The answers, with equal ones replaced by the text of the first of them, so that texts can be counted.
 
+    Answers that have several forms, and do not equal the gold answer, are compared with the others until `_MAX_COMPARED`
+    pairs were; from then on they equal only the same text.
+
     Args:
         answers: Canonical answers.
         gold: The canonical gold answer; None if there is none. All answers that equal it count as equal.
         answer_type: The type of all of them.
     """
-    firsts: list[str] = []
+    has_one_form = {each: answer_type.has_one_form(each) for each in answers if each is not None}
+    if all(has_one_form.values()):
+        return list(answers)
+    right: list[str] = []
+    wrong: list[str] = []
     known: dict[str, str] = {}
-    for answer in () if answer_type.is_canonical else answers:
-        if answer is None or answer in known:
-            continue
+    pairs_left = iter(range(_MAX_COMPARED))
+
+    def are_same(a: str, b: str) -> bool:
+        if has_one_form[a] and has_one_form[b]:
+            return False
+        return next(pairs_left, None) is not None and answer_type.equal(a, b)
+
+    for answer in has_one_form:
         is_right = answer_type.equal(answer, gold)
-        peers = [first for first in firsts if answer_type.equal(first, gold) == is_right]
-        same = (first for first in peers if is_right or answer_type.equal(answer, first))
-        known[answer] = next(same, answer)
+        peers = right if is_right else wrong
+        known[answer] = next((peer for peer in peers if is_right or are_same(answer, peer)), answer)
         if known[answer] == answer:
-            firsts.append(answer)
-    return [answer if answer is None else known.get(answer, answer) for answer in answers]
+            peers.append(answer)
+    return [None if answer is None else known[answer] for answer in answers]

@@ -84,7 +84,6 @@ class Choice:
     """Their texts, first that of A; empty if only the question shows them."""
 
     name: ClassVar[AnswerTypeName] = "choice"
-    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = False
 
     @property
@@ -141,6 +140,10 @@ class Choice:
             for other, text in texts
             if letter and alone == letter.lower()
         )
+
+    def has_one_form(self, answer: str) -> bool:
+        """Always."""
+        return True
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the letters are the same."""

@@ -64,7 +64,6 @@ class Mathematics:
 
     name: ClassVar[AnswerTypeName] = "math"
     choices: ClassVar[tuple[str, ...]] = ()
-    is_canonical: ClassVar[bool] = False
     # False for answers that are numbers, too: else paths would be rewarded on only some questions of a source.
     is_numeric: ClassVar[bool] = False
     expected: ClassVar[str] = (
@@ -107,6 +106,10 @@ class Mathematics:
             return None
         parts = equations.parts(gold) if equations.has_equation(gold) else [gold]
         return gold if all(map(self._is_comparable, parts)) else None
+
+    def has_one_form(self, answer: str) -> bool:
+        """Whether it is a number or words, which need no computer algebra among themselves."""
+        return _is_known(answer)
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether math-verify finds ``a`` equal to the gold answer ``b``; numbers and words are compared exactly.

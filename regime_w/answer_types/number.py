@@ -17,7 +17,6 @@ class Number:
 
     name: ClassVar[AnswerTypeName] = "number"
     choices: ClassVar[tuple[str, ...]] = ()
-    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = True
     expected: ClassVar[str] = (
         "one number: give the number alone, or a solution that ends in '#### 18'"
@@ -38,6 +37,10 @@ class Number:
     def read_gold(self, text: str) -> str | None:
         """See `regime_w.extract_gold`."""
         return extract_gold(text)
+
+    def has_one_form(self, answer: str) -> bool:
+        """Always."""
+        return True
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Exact equality."""

@@ -88,7 +88,6 @@ class Text:
 
     name: ClassVar[AnswerTypeName] = "text"
     choices: ClassVar[tuple[str, ...]] = ()
-    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = False
     expected: ClassVar[str] = (
         f"one line of at most {MAX_ANSWER_CHARS} characters: give the answer alone, or a solution that ends "
@@ -123,6 +122,10 @@ class Text:
         """Reads a line, or what a solution states after ``####``, in a box or in an element."""
         stated = stated_answer(completion_of(text)) if states_gold(text) else None
         return self.read(text if stated is None else stated.line)
+
+    def has_one_form(self, answer: str) -> bool:
+        """Always."""
+        return True
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the normalised texts are the same."""

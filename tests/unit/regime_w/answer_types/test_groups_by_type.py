@@ -10,7 +10,9 @@ from regime_w import (
     compute_regime_w_scores,
     reward_group,
 )
+from regime_w.answer_types import mathematics
 from regime_w.answer_types.answer_type import AnswerType
+from regime_w.answer_types.mathematics import Mathematics
 from regime_w.counterfactual.reexecution import with_suffix
 
 CHOICE = answer_type_of("choice", ["Paris", "London", "Rome"])
@@ -97,3 +99,51 @@ def test_counterfactual_questions_need_numbers() -> None:
     pair = CounterfactualGroup(counterfactual=changed, arm_outputs=arms)
     with pytest.raises(ValueError, match="answers must be numbers, not choice"):
         compute_regime_w_scores("?", arms, "B", counterfactual=pair, answer_type=CHOICE)
+
+
+def many(texts: list[str]) -> list[ArmOutput]:
+    return [ArmOutput.from_text("wolfram_0", text, Mathematics()) for text in texts]
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The pairs that computer algebra compared; it finds texts of the same length equal."""
+    pairs: list[tuple[str, str]] = []
+
+    def are_equal(a: str, b: str) -> bool:
+        pairs.append((a, b))
+        return len(a) == len(b)
+
+    monkeypatch.setattr(mathematics, "are_equal", are_equal)
+    return pairs
+
+
+@pytest.mark.parametrize(("gold", "num_with_gold"), [(None, 0), (r"\boxed{y+1}", 41)])
+def test_few_pairs_of_wrong_answers_are_compared(
+    gold: str | None, num_with_gold: int, compared: list[tuple[str, str]]
+) -> None:
+    """All pairs of 40 answers are 780; the gold answer is also compared with itself, to see that it can be read."""
+    texts = [rf"\boxed{{x+{'y' * number}}}" for number in range(2, 42)]
+    scores = compute_regime_w_scores("?", many(texts), gold, answer_type=Mathematics())
+    pairs = list(dict.fromkeys(compared))
+    assert len([pair for pair in pairs if pair[1] == "y+1"]) == num_with_gold
+    assert len(pairs) == num_with_gold + 28
+    assert scores.s_end == 0
+
+
+def test_every_answer_is_compared_with_the_gold(compared: list[tuple[str, str]]) -> None:
+    texts = [rf"\boxed{{x+{'y' * number}}}" for number in range(2, 42)]
+    texts += [rf"\boxed{{z+{letter}}}" for letter in "abcdefgh"]
+    scores = compute_regime_w_scores("?", many(texts), r"\boxed{y+1}", answer_type=Mathematics())
+    assert scores.correct == (False,) * 40 + (True,) * 8
+    assert scores.consensus == "z+a"
+
+
+def test_numbers_and_words_are_not_compared_in_pairs(compared: list[tuple[str, str]]) -> None:
+    """So none of the pairs that may be compared is lost to them."""
+    texts = [rf"\boxed{{{number}}}" for number in range(40)] + [r"\boxed{ten}", r"\boxed{two}"]
+    compute_regime_w_scores("?", many(texts), "7", answer_type=Mathematics())
+    assert compared == []
+    texts = [r"\boxed{x+y}", r"\boxed{y+x}", *texts]
+    scores = compute_regime_w_scores("?", many(texts), None, answer_type=Mathematics())
+    assert scores.answers[:2] == ("x+y", "x+y")
