@@ -181,7 +181,7 @@ class Pushes:
         return found
 
     def explanations(self, samples: Sequence[Sample], served: Published) -> dict[str, list[Tensor]]:
-        computed = ComputedExplanations(roles=self.roles, published=served)
+        computed = ComputedExplanations(roles=self.roles, published=served, token_budget=4096)
         return computed.usual(samples) | computed.scaled_adapters(samples)
 
     def explained(self, samples: Sequence[Sample], served: Published) -> Kept:

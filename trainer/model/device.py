@@ -1,10 +1,15 @@
 """The device that a trainer computes on: its precision, its memory, and indexing with reproducible gradients."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from trainer.config.sections import Device
-from trainer.errors import UsageError
+from trainer.errors import OutOfMemoryError, UsageError
+
+_T = TypeVar("_T")
 
 MARGIN = 0.02
 """The share of a GPU's memory kept for what PyTorch does not count: libraries' workspaces, and a growing context."""
@@ -92,3 +97,33 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def halved_if_out_of_memory(work: Callable[[int], _T], token_budget: int) -> tuple[_T, int]:
+    """Do some work; if the GPU runs out of memory, do it once more with micro-batches of half the size.
+
+    Args:
+        work: Gets the most tokens of a micro-batch; must be able to start anew after it has failed.
+        token_budget: The most tokens of a micro-batch at first.
+
+    Returns:
+        What ``work`` returns, and the size that did fit.
+
+    Raises:
+        OutOfMemoryError: Half the size does not fit either.
+    """
+    try:
+        return work(token_budget), token_budget
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except block the error is gone; its traceback kept alive what the failed work had allocated.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = max(1, token_budget // 2)
+    try:
+        return work(half), half
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(half) from None

@@ -8,6 +8,7 @@ are made. The reference is the starting policy too, so there is no KL penalty.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import Metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
-from trainer.model.device import compute_device
+from trainer.model.device import compute_device, halved_if_out_of_memory
 from trainer.model.dtype import torch_dtype, with_default_dtype
 from trainer.model.roles import PolicyRoles, Role
 from trainer.offline.rollouts_file import (
@@ -78,7 +79,11 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     config = prepared(config, lambda c: format_of_file(c.rollouts), print)
     device, lines = compute_device(config.run.device), list[str]()
     config = with_policy(config, with_default_dtype(config.policy, device, lines.append))
-    with open_run(config, must_resume=must_resume), stop_signals() as stop:
+    with (
+        open_run(config, must_resume=must_resume),
+        stop_signals() as stop,
+        plan_in_message(config),
+    ):
         rollouts = open_file(config)
         run = _with_its_steps(config, len(rollouts.records))
         num_steps = run.num_steps
@@ -101,8 +106,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             training = _OfflineTraining(config, run, rollouts, functions, learner, output, progress)
             while training.progress.step < num_steps and not stop.requested:
                 try:
-                    with plan_in_message(config):
-                        training.step()
+                    training.step()
                 except BETWEEN_STEPS:
                     training.save()
                     raise
@@ -173,9 +177,12 @@ class _OfflineTraining:
         batch = self._questions.take(config.rollout.questions_per_step, version=self.progress.step)
         groups = [self._rollouts.group(r, config.reward, self._score) for r in batch.records]
         clock.lap("score")
+        samples, self._learner.token_budget = halved_if_out_of_memory(
+            partial(_with_behaviour, self._learner.roles, groups), self._learner.token_budget
+        )
         ppo = self._learner.step(
             step,
-            _with_behaviour(self._learner.roles, groups, token_budget=config.ppo.token_budget),
+            samples,
             self._start,
             learning_rate_scale=self._learner.learning_rate_scale(step),
             before_update=lambda _: clock.lap("experience"),
@@ -215,7 +222,7 @@ def _adapter_folder(run_folder: Path, step: int) -> Path:
 
 
 def _with_behaviour(
-    roles: PolicyRoles, groups: Sequence[ScoredGroup], *, token_budget: int
+    roles: PolicyRoles, groups: Sequence[ScoredGroup], token_budget: int
 ) -> list[list[Sample]]:
     """The samples that train; samples without logprobs get the starting policy's."""
     samples = [group.samples for group in groups]

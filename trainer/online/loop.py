@@ -99,7 +99,7 @@ class Training:
                 if evaluated := self.evaluations.collect(wait=True):
                     self.output.late_evaluation(num_steps, evaluated)
                 # The last version generates no rollouts that train, so a probe has to prove it.
-                self.proofs.prove(self.versions.newest, self.learner.roles)
+                self.proofs.prove(self.versions.newest)
             # A run is finished once its last step has a checkpoint.
             self._save()
         except (Stopped, *BETWEEN_STEPS) as error:
@@ -132,7 +132,7 @@ class Training:
         def journal_step(mini_batches: Sequence[MiniBatch]) -> None:
             clock.lap("experience")
             with self.stop.waiting():
-                self.proofs.prove_rollouts(batch, mini_batches, roles)
+                self.proofs.prove_rollouts(batch, mini_batches)
             clock.lap("prove")
             # From here on the step is certain: if this process dies, a resume recomputes it.
             self.journal.write_step(batch.groups, entry)

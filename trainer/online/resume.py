@@ -146,7 +146,7 @@ def restore_versions(
             say(f"version {version} cannot be served again; its questions go to the newest")
             questions = questions.without_version(version)
         else:
-            proofs.prove(served, learner.roles)
+            proofs.prove(served)
     versions.publish(progress.step, learner.roles, token_budget=learner.token_budget)
     say(f"serving version {versions.newest.version} at step {progress.step}")
     return TrainProgress(step=progress.step, questions=questions)

@@ -138,7 +138,9 @@ def _open_training(
         held_out = HeldOutEvaluations(versions, config, asked.held_out, output.say)
         evaluations = stack.enter_context(held_out)
         records, past = asked.training.asked, read_metrics(run.folder)
-        proofs = Proofs(versions, config, records, server_dtype=status.base_dtype, past=past)
+        proofs = Proofs(
+            versions, learner, config, records, server_dtype=status.base_dtype, past=past
+        )
         record = QuestionRecord(run.folder, config.data, asked.training, asked.held_out)
         lines += record.lines
         for line in lines:

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,13 +16,14 @@ from torch import Tensor
 from trainer.config.sections import PPOConfig
 from trainer.errors import DataError, NonFiniteError
 from trainer.model.batches.batch import MicroBatch, Sample
+from trainer.model.device import halved_if_out_of_memory
 from trainer.model.roles import PolicyRoles, Role
 from trainer.model.sharded_base import pass_guard
 from trainer.ppo.advantages import generalized_advantages, token_rewards
 from trainer.ppo.diagnostics import explained_variance
 from trainer.ppo.experience import require_finite
 from trainer.ppo.losses import token_loss_weights, value_loss
-from trainer.ppo.optimizers import adamw, clip
+from trainer.ppo.optimizers import adamw, clip, undone_on_failure
 
 _HELD_OUT = 0.1
 """Share of the questions that are held out of the fit, to measure it on."""
@@ -67,8 +69,25 @@ def fit_critic(
 
     Raises:
         DataError: Fewer than two questions have a completion that is not truncated.
-        NonFiniteError: A value or a gradient is not finite.
+        NonFiniteError: A value or a gradient is not finite; the critic is as it was before.
+        OutOfMemoryError: The fit does not fit into the GPU's memory, even with micro-batches of half the size; the
+            critic is as it was before.
     """
+    fit = partial(_fit, roles, config, groups, seed, say)
+    found, _ = halved_if_out_of_memory(fit, config.token_budget)
+    return found
+
+
+def _fit(
+    roles: PolicyRoles,
+    config: PPOConfig,
+    groups: Sequence[Group],
+    seed: int,
+    say: Callable[[str], None],
+    token_budget: int,
+) -> CriticFit:
+    """`fit_critic` with micro-batches of at most ``token_budget`` tokens."""
+    config = config.model_copy(update={"token_budget": token_budget})
     rng = random.Random(f"{seed}/critic")
     finished = [group for group in map(_finished, groups) if group]
     if len(finished) < 2:
@@ -82,18 +101,19 @@ def fit_critic(
     )
     before = best = _held_out_variance(roles, config, held_out)
     kept, num_epochs = _critic_state(roles), 0
-    for epoch in range(1, config.critic_pretrain_epochs + 1):
-        rng.shuffle(fitted)
-        for start in range(0, len(fitted), config.questions_per_mini_batch):
-            chosen = fitted[start : start + config.questions_per_mini_batch]
-            _fit_mini_batch(roles, config, optimizer, [s for group in chosen for s in group])
-        explained = _held_out_variance(roles, config, held_out)
-        say(
-            f"critic, pass {epoch} of {config.critic_pretrain_epochs} over its rollouts: explained "
-            f"variance {explained:+.2f} on those held out"
-        )
-        if explained > best:
-            best, num_epochs, kept = explained, epoch, _critic_state(roles)
+    with undone_on_failure((optimizer,)):
+        for epoch in range(1, config.critic_pretrain_epochs + 1):
+            rng.shuffle(fitted)
+            for start in range(0, len(fitted), config.questions_per_mini_batch):
+                chosen = fitted[start : start + config.questions_per_mini_batch]
+                _fit_mini_batch(roles, config, optimizer, [s for group in chosen for s in group])
+            explained = _held_out_variance(roles, config, held_out)
+            say(
+                f"critic, pass {epoch} of {config.critic_pretrain_epochs} over its rollouts: "
+                f"explained variance {explained:+.2f} on those held out"
+            )
+            if explained > best:
+                best, num_epochs, kept = explained, epoch, _critic_state(roles)
     _restore_critic(roles, kept)
     return CriticFit(
         num_completions=sum(map(len, fitted)),

@@ -11,10 +11,10 @@ from io import BytesIO
 import torch
 
 from trainer.config.sections import PPOConfig, RunConfig
-from trainer.errors import OutOfMemoryError, RewardFunctionError
+from trainer.errors import RewardFunctionError
 from trainer.model.adapter import AdapterState
 from trainer.model.batches.batch import Sample
-from trainer.model.device import is_out_of_memory
+from trainer.model.device import halved_if_out_of_memory
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import MiniBatch
@@ -119,37 +119,17 @@ class Learner:
                 f"step {step}: no completion has a reward: each of reward.functions returned None for all"
             )
 
-        def scored_and_learned() -> UpdateMetrics:
+        def scored_and_learned(token_budget: int) -> UpdateMetrics:
             nonlocal was_announced
+            self.token_budget = token_budget
             mini_batches = self.experience(step, groups, proximal)
             if not was_announced:
                 before_update(mini_batches)
                 was_announced = True
             return self.learn(step, mini_batches, learning_rate_scale=learning_rate_scale)
 
-        return self._halving_if_out_of_memory(scored_and_learned)
-
-    def _halving_if_out_of_memory(self, work: Callable[[], UpdateMetrics]) -> UpdateMetrics:
-        """Do some work; if the GPU runs out of memory, do it once more with micro-batches of half the size.
-
-        Raises:
-            OutOfMemoryError: Half the size does not fit either.
-        """
-        try:
-            return work()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside the except block the error is gone; its traceback kept alive what the failed work had allocated.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.token_budget = max(1, self.token_budget // 2)
-        try:
-            return work()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemoryError(self.token_budget) from None
+        metrics, _ = halved_if_out_of_memory(scored_and_learned, self.token_budget)
+        return metrics
 
     def experience(
         self, step: int, groups: Sequence[Sequence[Sample]], proximal: AdapterState

@@ -39,7 +39,7 @@ def pretrain_critic(
     Raises:
         DataError: The file cannot be read, was sampled with another prompt format or tokenizer, or has fewer
             than two questions with a completed answer.
-        NonFiniteError: A number is NaN or infinite.
+        NonFiniteError, OutOfMemoryError: As `fit_critic` raises them.
     """
     path = config.ppo.rollouts_of_critic
     if path is None:

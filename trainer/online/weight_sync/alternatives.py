@@ -17,7 +17,6 @@ from trainer.model.logprobs import AS_ASKED, Sampling
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.published import Published
 
-_TOKEN_BUDGET = 4096
 _NUM_OLDER = 4
 """How many versions before the previous one are tried once there is a mismatch."""
 
@@ -59,6 +58,8 @@ class ComputedExplanations:
     roles: PolicyRoles
     published: Published
     """What was pushed."""
+    token_budget: int
+    """The most tokens of a forward pass."""
     earlier: Callable[[], Iterator[Published]] = lambda: iter(())
     """The versions before it, newest first; a stale server may still serve one of them."""
 
@@ -70,7 +71,7 @@ class ComputedExplanations:
     def usual(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
         """`PUSHED`, other ways of sampling, logprobs shifted by one token, and the version before."""
         self._load(self.published)
-        found = _samplings(self.roles, samples, _TEMPERATURE_FACTORS, pushed=True)
+        found = self._samplings(samples, _TEMPERATURE_FACTORS, pushed=True)
         found |= _shifts(found[PUSHED])
         return found | self._versions(samples, islice(self.earlier(), 1))
 
@@ -81,7 +82,7 @@ class ComputedExplanations:
     def finer(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
         """Other temperatures and scales, and older versions."""
         self._load(self.published)
-        found = _samplings(self.roles, samples, _FINER_TEMPERATURE_FACTORS, pushed=False)
+        found = self._samplings(samples, _FINER_TEMPERATURE_FACTORS, pushed=False)
         found |= self._scaled(samples, _FINER_B_FACTORS)
         return found | self._versions(samples, islice(self.earlier(), 1, 1 + _NUM_OLDER))
 
@@ -91,7 +92,7 @@ class ComputedExplanations:
         found = {}
         for other in others:
             self._load(other)
-            found[f"version {other.version}"] = _logprobs(self.roles, samples)
+            found[f"version {other.version}"] = self._logprobs(samples)
         return found
 
     def _scaled(
@@ -100,7 +101,7 @@ class ComputedExplanations:
         found = {}
         for factor, name in factors.items():
             self._load(self.published, b_factor=factor)
-            found[name] = _logprobs(self.roles, samples)
+            found[name] = self._logprobs(samples)
         return found
 
     def _load(self, published: Published, *, b_factor: float = 1.0) -> None:
@@ -109,26 +110,30 @@ class ComputedExplanations:
         scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
         self.roles.load_adapter_state(Role.PROXIMAL, scaled)
 
+    def _samplings(
+        self, samples: Sequence[Sample], factors: Sequence[float], *, pushed: bool
+    ) -> dict[str, list[Tensor]]:
+        """Logprobs at other temperatures; with ``pushed``, also as asked for, without top_p, and raw."""
+        ways = {
+            f"{factor:.2g} times the arms' temperatures": Sampling(temperature_factor=factor)
+            for factor in factors
+        }
+        if pushed:
+            ways[PUSHED] = AS_ASKED
+            # If the arms asked for exactly this sampling, it is not an alternative.
+            if any(sample.top_p < 1 for sample in samples):
+                ways[_WHOLE] = Sampling(whole=True)
+            if any(sample.temperature != 1 for sample in samples):
+                ways[_RAW] = Sampling(raw=True)
+        logprobs = self.roles.logprobs_by_sampling(
+            Role.PROXIMAL, samples, list(ways.values()), token_budget=self.token_budget
+        )
+        return dict(zip(ways, logprobs, strict=True))
 
-def _samplings(
-    roles: PolicyRoles, samples: Sequence[Sample], factors: Sequence[float], *, pushed: bool
-) -> dict[str, list[Tensor]]:
-    """Logprobs at other temperatures; with ``pushed``, also as asked for, without top_p, and raw."""
-    ways = {
-        f"{factor:.2g} times the arms' temperatures": Sampling(temperature_factor=factor)
-        for factor in factors
-    }
-    if pushed:
-        ways[PUSHED] = AS_ASKED
-        # If the arms asked for exactly this sampling, it is not an alternative.
-        if any(sample.top_p < 1 for sample in samples):
-            ways[_WHOLE] = Sampling(whole=True)
-        if any(sample.temperature != 1 for sample in samples):
-            ways[_RAW] = Sampling(raw=True)
-    logprobs = roles.logprobs_by_sampling(
-        Role.PROXIMAL, samples, list(ways.values()), token_budget=_TOKEN_BUDGET
-    )
-    return dict(zip(ways, logprobs, strict=True))
+    def _logprobs(self, samples: Sequence[Sample]) -> list[Tensor]:
+        return self.roles.completion_logprobs(
+            Role.PROXIMAL, samples, token_budget=self.token_budget
+        )
 
 
 def _shifts(pushed: Sequence[Tensor]) -> dict[str, list[Tensor]]:
@@ -138,10 +143,6 @@ def _shifts(pushed: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         _LATE: [torch.cat([missing, logprobs[:-1]]) for logprobs in pushed],
         _EARLY: [torch.cat([logprobs[1:], missing]) for logprobs in pushed],
     }
-
-
-def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
-    return roles.completion_logprobs(Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
 
 
 def chosen_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:

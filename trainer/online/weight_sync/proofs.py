@@ -20,13 +20,15 @@ from trainer.data.sources import Record
 from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
 from trainer.io.metrics_file import Metrics
 from trainer.model.batches.batch import Sample
-from trainer.model.roles import PolicyRoles
+from trainer.model.device import halved_if_out_of_memory
 from trainer.online.published import Published
 from trainer.online.versions import Versions
 from trainer.online.weight_sync.alternatives import ComputedExplanations
 from trainer.online.weight_sync.check import SyncCheck
+from trainer.online.weight_sync.outcome import SyncOutcome
 from trainer.online.weight_sync.samples import samples_of, scored_samples
 from trainer.ppo.experience import MiniBatch
+from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
 from trainer.servers.origins import THE_SERVER, Origin, by_origin, replicas_of
 from trainer.servers.pinned_server import PinnedServer
@@ -42,6 +44,8 @@ _PROBE_TOKENS = 16
 _TIMES_MORE = 2
 """Before a suspected version is judged, it is asked this many times as many further questions as a probe has."""
 _PROBE_SEED = 0
+_TOKEN_BUDGET = 4096
+"""The most tokens of a forward pass, unless the learner's micro-batches are smaller."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Proofs:
     def __init__(
         self,
         versions: Versions,
+        learner: Learner,
         config: TrainConfig,
         records: Sequence[Record],
         *,
@@ -62,6 +67,7 @@ class Proofs:
 
         Args:
             versions: The run's versions.
+            learner: Holds the roles that score completions; every check overwrites the proximal role.
             config: The run's configuration.
             records: Training questions, for probes.
             server_dtype: The dtype that the server computes in, e.g. ``float32``.
@@ -69,7 +75,7 @@ class Proofs:
         """
         self.metrics: Metrics = {}
         """Metrics of the newest version's proofs under ``sync/`` names; if there are several, the worst values."""
-        self._versions = versions
+        self._versions, self._learner = versions, learner
         self._arms: tuple[ArmSpec, ...] = config.rollout.arms
         self._prompt_format = config.rollout.prompt_format
         self._num_tokens = min(_PROBE_TOKENS, config.rollout.max_tokens)
@@ -81,18 +87,16 @@ class Proofs:
         self._check = SyncCheck(config, server_dtype=server_dtype, past=past)
         self._proven: set[tuple[int, Origin]] = set()
 
-    def prove_rollouts(
-        self, batch: RolloutBatch, mini_batches: Sequence[MiniBatch], roles: PolicyRoles
-    ) -> None:
-        """Prove a version by the rollouts that are about to train; overwrites the proximal role.
+    def prove_rollouts(self, batch: RolloutBatch, mini_batches: Sequence[MiniBatch]) -> None:
+        """Prove a version by the rollouts that are about to train.
 
         Args:
             batch: The rollouts.
             mini_batches: Their experience.
-            roles: Hold the version as the proximal policy.
 
         Raises:
             SyncError: The server does not serve what was pushed, or did not sample as it was asked to.
+            OutOfMemoryError: The check does not fit into the GPU's memory, even with passes of half the size.
         """
         published = self._versions.earlier(batch.version)
         origins = by_origin(batch.groups)
@@ -104,15 +108,15 @@ class Proofs:
             samples, pushed = scored_samples(mini_batches, its_own, max_tokens=_SCORED_TOKENS)
             # Experience leaves out groups that teach nothing; these may be all the groups of one of several origins.
             if samples or is_whole:
-                self._prove(published, samples, roles, pushed=pushed, origin=origin)
+                self._prove(published, samples, pushed=pushed, origin=origin)
 
-    def prove(self, published: Published, roles: PolicyRoles) -> None:
-        """Prove a version by a probe, unless its rollouts have; overwrites the proximal role.
+    def prove(self, published: Published) -> None:
+        """Prove a version by a probe, unless its rollouts have.
 
         Each of several servers or replicas gets a probe of its own; a server that leaves meanwhile needs no proof.
 
         Raises:
-            SyncError: As in `prove_rollouts`.
+            SyncError, OutOfMemoryError: As in `prove_rollouts`.
         """
         for origin in self._origins():
             if (published.version, origin) in self._proven:
@@ -120,7 +124,7 @@ class Proofs:
             try:
                 self._require_listed(published, origin)
                 samples = self._probe(published.version, 0, self._num_questions, origin)
-                self._prove(published, samples, roles, origin=origin)
+                self._prove(published, samples, origin=origin)
             except ServerUnreachableError as error:
                 if origin.server is None:
                     raise
@@ -129,30 +133,37 @@ class Proofs:
                 # A server that was restarted meanwhile may have fewer replicas.
                 if error.param != "replica" or origin in self._origins():
                     raise
-                return self.prove(published, roles)
+                return self.prove(published)
 
     def _prove(
         self,
         published: Published,
         samples: Sequence[Sample],
-        roles: PolicyRoles,
         *,
         origin: Origin,
         pushed: Sequence[Tensor] | None = None,
     ) -> None:
         version = published.version
         first, count = self._num_questions, _TIMES_MORE * self._num_questions
-        try:
-            outcome = self._check.prove(
+
+        def outcome_of(token_budget: int) -> SyncOutcome:
+            return self._check.prove(
                 samples,
                 ComputedExplanations(
-                    roles=roles,
+                    roles=self._learner.roles,
                     published=published,
+                    token_budget=token_budget,
                     earlier=partial(self._earlier, version),
                 ),
                 pushed=pushed,
                 ask_more=lambda: self._probe(version, first, count, origin),
                 origin=origin,
+            )
+
+        try:
+            # Steps keep their size: recomputing them is exact only with the micro-batches that the journal names.
+            outcome, _ = halved_if_out_of_memory(
+                outcome_of, min(_TOKEN_BUDGET, self._learner.token_budget)
             )
         except SyncError as error:
             if origin == THE_SERVER:

@@ -496,6 +496,49 @@ def test_a_step_that_cannot_be_done_leaves_a_checkpoint_of_those_before_it(
     assert [row["step"] for row in metrics(folder)] == [1, 2]
 
 
+def test_text_alone_that_does_not_fit_the_gpu_is_scored_in_halves_which_stay(
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write(tmp_path / "rows.jsonl", as_recipe(rows, with_prompt=False))
+    given = config(policy, path, tmp_path / "run", ppo={"token_budget": 512})
+    real, budgets = PolicyRoles.logprobs_by_sampling, list[int]()
+
+    def scored(*arguments: Any, token_budget: int) -> Any:
+        budgets.append(token_budget)
+        if token_budget > 256:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments, token_budget=token_budget)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyRoles, "logprobs_by_sampling", scored)
+        train_offline(given)
+    assert budgets[0] == 512
+    assert len(budgets) > 2
+    assert {*budgets[1:]} == {256}
+
+
+def test_text_alone_that_does_not_fit_in_halves_either_leaves_a_checkpoint(
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write(tmp_path / "rows.jsonl", as_recipe(rows, with_prompt=False))
+    given = config(policy, path, tmp_path / "run")
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyRoles, "logprobs_by_sampling", full)
+        with pytest.raises(OutOfMemoryError, match=r"\(the memory plan has .*ppo\.token_budget"):
+            train_offline(given)
+    assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["step-000000"]
+
+
 def test_a_function_of_the_users_rewards_the_file_and_leaves_a_checkpoint_where_it_fails(
     policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from trainer.config.sections import PPOConfig
-from trainer.errors import DataError
-from trainer.model.batches.batch import Sample, micro_batches
+from trainer.errors import DataError, OutOfMemoryError
+from trainer.model.batches.batch import MicroBatch, Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.critic_fit import CriticFit, fit_critic
 
@@ -142,3 +142,38 @@ def test_truncated_completions_are_left_out(make_roles: MakeRoles) -> None:
     for too_few in ([], [GROUPS[0]], [GROUPS[0], only]):
         with pytest.raises(DataError, match=r"ppo\.critic_rollouts: fewer than 2 questions"):
             fitted(cold(make_roles), too_few)
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
+    """Let passes of the critic, counted from 1, run out of memory."""
+    real, passes = PolicyRoles.values, list[int]()
+
+    def values(self: PolicyRoles, batch: MicroBatch) -> torch.Tensor:
+        passes.append(len(batch.indices))
+        if len(passes) in calls:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, batch)
+
+    monkeypatch.setattr(PolicyRoles, "values", values)
+
+
+@pytest.mark.parametrize("fails_at", [1, 9])
+def test_a_fit_that_runs_out_of_memory_is_done_in_halves_as_if_it_had_begun_with_them(
+    fails_at: int, make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, roles = cold(make_roles), cold(make_roles)
+    fit, _ = fitted(expected, token_budget=CONFIG.token_budget // 2)
+    fails(monkeypatch, fails_at)
+    assert fitted(roles)[0] == fit
+    assert all(map(torch.equal, critic_of(roles), critic_of(expected)))
+
+
+def test_a_fit_that_does_not_fit_in_halves_either_leaves_the_critic_and_names_the_settings(
+    make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = cold(make_roles)
+    before = critic_of(roles)
+    fails(monkeypatch, 9, 25)
+    with pytest.raises(OutOfMemoryError, match=r"ppo\.token_budget"):
+        fitted(roles)
+    assert all(map(torch.equal, before, critic_of(roles)))

@@ -29,13 +29,14 @@ from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.data.sources import Record
-from trainer.errors import ServerRejectedError, SyncError
+from trainer.errors import OutOfMemoryError, ServerRejectedError, SyncError
 from trainer.io.metrics_file import Metrics
 from trainer.model.adapter import read_adapter
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.published import Published
 from trainer.online.weight_sync.proofs import Proofs
+from trainer.ppo.learner import Learner
 from trainer.run_state.run_adapters import RunAdapters
 
 MakeRoles = Callable[..., PolicyRoles]
@@ -192,6 +193,7 @@ def move(roles: PolicyRoles, by: float) -> None:
 
 def make_proofs(
     server: FakeServer,
+    roles: PolicyRoles,
     portal: BlockingPortal,
     *,
     dtype: str = "float32",
@@ -205,7 +207,8 @@ def make_proofs(
     )
     adapters = cast(RunAdapters, FakeAdapters(server.held))
     versions = versions_for(server, portal, adapters, config=config)
-    return Proofs(versions, config, RECORDS, server_dtype=dtype, past=past)
+    learner = Learner(config.ppo, config.run, roles)
+    return Proofs(versions, learner, config, RECORDS, server_dtype=dtype, past=past)
 
 
 def rounding(seed: int, size: float) -> Callable[[list[float]], list[float]]:
@@ -226,9 +229,9 @@ def rounding(seed: int, size: float) -> Callable[[list[float]], list[float]]:
 def test_an_honest_server_passes_version_after_version(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    proofs = make_proofs(server, portal)
+    proofs = make_proofs(server, roles, portal)
     for version in (3, 4, 5):
-        proofs.prove(push(server, roles, tmp_path, version), roles)
+        proofs.prove(push(server, roles, tmp_path, version))
         found = proofs.metrics
         assert found["sync/version"] == version
         assert found["sync/mismatch"] < 1e-5
@@ -248,10 +251,10 @@ def test_an_honest_server_passes_version_after_version(
 def test_noise_never_stops_an_honest_server(
     by: float, server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    proofs = make_proofs(server, portal, dtype="bfloat16")
+    proofs = make_proofs(server, roles, portal, dtype="bfloat16")
     for version in range(4):
         server.answers = rounding(version, 0.02)
-        proofs.prove(push(server, roles, tmp_path, version), roles)
+        proofs.prove(push(server, roles, tmp_path, version))
         # The noise may hide the version before, if it differs at all; all else is ruled out.
         assert proofs.metrics["sync/unprovable"] <= (version > 0)
         assert by or proofs.metrics["sync/unprovable"] == (version > 0)
@@ -261,10 +264,10 @@ def test_noise_never_stops_an_honest_server(
 def test_versions_that_are_proven_are_not_proven_again(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    proofs = make_proofs(server, portal)
+    proofs = make_proofs(server, roles, portal)
     published = push(server, roles, tmp_path, 3)
     for _ in range(2):
-        proofs.prove(published, roles)
+        proofs.prove(published)
     assert len(server.requests) == 8
 
 
@@ -277,15 +280,15 @@ def test_the_version_before_is_caught_where_the_noise_does_not_hide_it(
     portal: BlockingPortal,
     tmp_path: Path,
 ) -> None:
-    proofs = make_proofs(server, portal, dtype=dtype)
+    proofs = make_proofs(server, roles, portal, dtype=dtype)
     if dtype == "bfloat16":
         server.answers = rounding(0, 0.02)
-    proofs.prove(push(server, roles, tmp_path, 3), roles)
+    proofs.prove(push(server, roles, tmp_path, 3))
     move(roles, by=by)
     server.serves = lambda asked: 3
     published = push(server, roles, tmp_path, 4)
     with pytest.raises(SyncError, match=r"^version 4 fails.*fit version 3: .*, z \d") as caught:
-        proofs.prove(published, roles)
+        proofs.prove(published)
     message = str(caught.value)
     assert "\n" not in message
     assert "the same command resumes" in message
@@ -299,42 +302,42 @@ def test_the_version_before_is_caught_where_the_noise_does_not_hide_it(
 def test_each_replica_proves_what_it_serves(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    proofs = make_proofs(server, portal)
+    proofs = make_proofs(server, roles, portal)
     server.num_replicas = 2
-    proofs.prove(push(server, roles, tmp_path, 3), roles)
+    proofs.prove(push(server, roles, tmp_path, 3))
     assert [request.replica for request in server.requests] == [0] * 8 + [1] * 8
     move(roles, by=0.01)
     published = push(server, roles, tmp_path, 4)
     server.serves_on = {1: 3}
     with pytest.raises(SyncError, match=r"^replica 1: version 4 fails.*fit version 3: "):
-        proofs.prove(published, roles)
+        proofs.prove(published)
 
 
 def test_a_server_that_was_restarted_with_fewer_replicas_proves_what_it_has(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    proofs = make_proofs(server, portal)
+    proofs = make_proofs(server, roles, portal)
     server.num_replicas = 3
     published = push(server, roles, tmp_path, 3)
     server.restarts_with = 2
-    proofs.prove(published, roles)
+    proofs.prove(published)
     assert [request.replica for request in server.requests] == [*[0] * 8, *[1] * 8]
     server.num_replicas, server.restarts_with = 3, 1
     move(roles, by=0.01)
-    proofs.prove(push(server, roles, tmp_path, 4), roles)
+    proofs.prove(push(server, roles, tmp_path, 4))
     assert [request.replica for request in server.requests[16:]] == [*[0] * 8, *[None] * 8]
 
 
 def test_first_versions_are_compared_for_every_replica(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    proofs = make_proofs(server, portal)
+    proofs = make_proofs(server, roles, portal)
     server.num_replicas = 4
-    proofs.prove(push(server, roles, tmp_path, 0), roles)
+    proofs.prove(push(server, roles, tmp_path, 0))
     found = []
     for version in (1, 2, 3):
         move(roles, by=0.01)
-        proofs.prove(push(server, roles, tmp_path, version), roles)
+        proofs.prove(push(server, roles, tmp_path, version))
         found.append(len(proofs._check._first))
     # Twelve proofs are of three versions, of which each replica's is compared.
     assert found == [2, 3, 3]
@@ -345,15 +348,15 @@ def test_first_versions_are_compared_for_every_replica(
 def test_metrics_are_of_the_worst_replica(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    proofs = make_proofs(server, portal)
+    proofs = make_proofs(server, roles, portal)
     server.num_replicas = 2
     server.noise_on = {0: 1e-4}
     published = push(server, roles, tmp_path, 3)
-    proofs.prove(published, roles)
+    proofs.prove(published)
     assert proofs.metrics["sync/mismatch"] == pytest.approx(1e-4, rel=1e-2)
     server.noise_on = {}
     move(roles, by=0.01)
-    proofs.prove(push(server, roles, tmp_path, 4), roles)
+    proofs.prove(push(server, roles, tmp_path, 4))
     assert proofs.metrics["sync/mismatch"] < 1e-5
 
 
@@ -411,16 +414,16 @@ def test_what_is_served_instead_is_named(
     portal: BlockingPortal,
     tmp_path: Path,
 ) -> None:
-    proofs = make_proofs(server, portal, dtype=dtype)
+    proofs = make_proofs(server, roles, portal, dtype=dtype)
     noisy = rounding(0, 0.01) if dtype == "bfloat16" else list[float]
     server.answers = noisy
-    proofs.prove(push(server, roles, tmp_path, 3), roles)
+    proofs.prove(push(server, roles, tmp_path, 3))
     sabotage(server)
     sabotaged = server.answers
     server.answers = lambda logprobs: noisy(sabotaged(logprobs))
     published = push(server, roles, tmp_path, 4)
     with pytest.raises(SyncError) as caught:
-        proofs.prove(published, roles)
+        proofs.prove(published)
     assert f"the server's numbers fit {cause}: " in str(caught.value)
 
 
@@ -437,7 +440,7 @@ def test_what_is_a_little_wrong_from_the_first_version_on_is_no_usual_noise(
     server.answers = lambda logprobs: rounded(logprobs)
     published = push(server, roles, tmp_path, 3)
     with pytest.raises(SyncError, match="the server's numbers fit"):
-        make_proofs(server, portal, dtype="bfloat16").prove(published, roles)
+        make_proofs(server, roles, portal, dtype="bfloat16").prove(published)
 
 
 @pytest.mark.parametrize(
@@ -472,16 +475,16 @@ def test_a_mismatch_that_nothing_explains_stops_where_it_is_far_over_the_noise(
 ) -> None:
     options = {} if limit is None else {"max_logprob_mismatch": limit}
     rows = [{"step": 1.0}] + ([] if past is None else [{"sync/noise": past}] * 3)
-    proofs = make_proofs(server, portal, dtype=dtype, past=rows, **options)
+    proofs = make_proofs(server, roles, portal, dtype=dtype, past=rows, **options)
     signs = random.Random(0)
     server.answers = lambda logprobs: [x + signs.choice((size, -size)) for x in logprobs]
     published = push(server, roles, tmp_path, 3)
     if passes:
-        proofs.prove(published, roles)
+        proofs.prove(published)
         assert proofs.metrics["sync/mismatch"] == pytest.approx(size, rel=1e-2)
     else:
         with pytest.raises(SyncError, match="another base model or dtype"):
-            proofs.prove(published, roles)
+            proofs.prove(published)
         assert len(server.requests) == 8 + 16
 
 
@@ -497,8 +500,55 @@ def test_a_version_that_is_not_listed_as_it_was_pushed_fails(
     portal: BlockingPortal,
     tmp_path: Path,
 ) -> None:
-    proofs = make_proofs(server, portal)
+    proofs = make_proofs(server, roles, portal)
     server.info = info
     published = push(server, roles, tmp_path, 3)
     with pytest.raises(SyncError, match=complaint):
-        proofs.prove(published, roles)
+        proofs.prove(published)
+
+
+def fails(roles: PolicyRoles, monkeypatch: pytest.MonkeyPatch, *calls: int) -> list[int]:
+    """Let passes that score completions, counted from 1, run out of memory; returns the token budgets."""
+    real, budgets = roles.logprobs_by_sampling, list[int]()
+
+    def scored(*arguments: Any, token_budget: int) -> list[list[torch.Tensor]]:
+        budgets.append(token_budget)
+        if len(budgets) in calls:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments, token_budget=token_budget)
+
+    monkeypatch.setattr(roles, "logprobs_by_sampling", scored)
+    return budgets
+
+
+@pytest.mark.parametrize(("of_steps", "of_proofs"), [(64, 64), (16384, 4096)])
+def test_a_proof_is_done_in_halves_if_the_gpu_runs_out_of_memory(
+    of_steps: int,
+    of_proofs: int,
+    server: FakeServer,
+    roles: PolicyRoles,
+    portal: BlockingPortal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proofs = make_proofs(server, roles, portal, token_budget=of_steps)
+    published = push(server, roles, tmp_path, 3)
+    budgets = fails(roles, monkeypatch, 1)
+    proofs.prove(published)
+    assert budgets[0] == of_proofs
+    assert {*budgets[1:]} == {of_proofs // 2}
+    assert proofs.metrics["sync/version"] == 3
+
+
+def test_a_proof_that_does_not_fit_in_halves_either_names_the_settings(
+    server: FakeServer,
+    roles: PolicyRoles,
+    portal: BlockingPortal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proofs = make_proofs(server, roles, portal)
+    published = push(server, roles, tmp_path, 3)
+    fails(roles, monkeypatch, 1, 2)
+    with pytest.raises(OutOfMemoryError, match=r"ppo\.token_budget"):
+        proofs.prove(published)
