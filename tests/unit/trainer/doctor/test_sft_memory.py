@@ -16,7 +16,7 @@ from trainer.doctor.memory_parts import Part
 from trainer.doctor.model_shape import read_shape
 from trainer.doctor.results import GIB, CheckStatus
 from trainer.doctor.sft_memory import check_sft, sft_parts
-from trainer.sft.training import score_completions_only
+from trainer.sft.training import scoring_completions_only
 
 
 def config(base: Path, *, checkpointing: bool = False, **sft: Any) -> DoctorConfig:
@@ -62,7 +62,6 @@ def peak_bytes_of_a_pass(asked: DoctorConfig, num_examples: int, num_tokens: int
     model = AutoModelForCausalLM.from_pretrained(policy.base_model).requires_grad_(False)
     if policy.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    score_completions_only()
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
     adapted = get_peft_model(
         model,
@@ -80,10 +79,11 @@ def peak_bytes_of_a_pass(asked: DoctorConfig, num_examples: int, num_tokens: int
         )
         out.log_probs.sum().backward()
 
-    work()
-    adapted.zero_grad(set_to_none=False)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with scoring_completions_only():
         work()
+        adapted.zero_grad(set_to_none=False)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            work()
     events = profiler.profiler.kineto_results.events()
     live = peak = 0
     for change in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):

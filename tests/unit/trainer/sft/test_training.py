@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import trl.trainer.utils
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerControl, TrainerState, TrainingArguments
+from trl.kernels import chunked_logprob
 
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
@@ -90,6 +92,10 @@ def test_the_adapter_is_what_peft_and_vllm_load(trained: Path, tiny_base: Path) 
     assert [row["step"] for row in rows if "eval_loss" in row] == [0, 3, 6]
     assert held_out[-1] < held_out[0]
     assert not (trained / "checkpoints").exists()
+
+
+def test_trl_is_as_it_was_once_the_training_is_done(trained: Path) -> None:
+    assert trl.trainer.utils._use_triton is chunked_logprob._use_triton
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(
