@@ -12,11 +12,11 @@ from inference_server.arms.replicas import Replicas
 from inference_server.arms.request import (
     check_characters,
     check_counts,
-    check_golds,
     resolve_arms,
     resolve_questions,
 )
 from inference_server.arms.run import ArmsRun
+from inference_server.arms.scores import Scorer
 from inference_server.engine import Engine
 from inference_server.errors import Busy, DeadlineExceeded
 from inference_server.metrics import ServerMetrics
@@ -53,6 +53,7 @@ class ArmsGenerator:
         self._metrics = metrics
         num_replicas = engine.traits.num_replicas
         self._replicas = Replicas(num_replicas)
+        self._scorer = Scorer()
         # One per priority, as in `_admit`: rollouts that wait for a place never keep ad-hoc requests waiting.
         self._queues = {priority: Queue(_MAX_QUEUED * num_replicas) for priority in Priority}
         self._num_groups_in_flight = dict.fromkeys(Priority, 0)
@@ -70,15 +71,13 @@ class ArmsGenerator:
             InvalidRequest: The request cannot be served.
             NotFound: It names an unknown version.
             Busy: Too many groups are in flight.
-            DeadlineExceeded: The prompts were not tokenized in time.
+            DeadlineExceeded: The prompts were not tokenized, or the gold answers not read, in time.
         """
         check_counts(request, self._settings)
         self._replicas.check(request.replica)
         arms = resolve_arms(request.arms)
         questions = resolve_questions(request)
         check_characters(questions, arms, self._engine.traits.max_model_len_tokens)
-        if request.score:
-            await asyncio.to_thread(check_golds, questions)
         if isinstance(request.policy, int):
             self._versions.info(request.policy, field="policy")
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)
@@ -89,11 +88,13 @@ class ArmsGenerator:
         with self._admit(request.priority, len(questions)):
             try:
                 async with asyncio.timeout_at(deadline):
+                    if request.score:
+                        await self._scorer.check_golds(questions)
                     plans = await plan_groups(self._engine, request, prompt_format, questions, arms)
             except TimeoutError as error:
                 raise DeadlineExceeded(
-                    "the prompts were not tokenized in time; ask fewer or shorter questions, or "
-                    "raise timeout_s"
+                    "the prompts were not tokenized, or the gold answers not read, in time; ask fewer or "
+                    "shorter questions, or raise timeout_s"
                 ) from error
             yield ArmsRun(
                 request=request,
@@ -103,6 +104,7 @@ class ArmsGenerator:
                 engine=self._engine,
                 versions=self._versions,
                 replicas=self._replicas,
+                scorer=self._scorer,
                 metrics=self._metrics,
                 deadline=deadline,
                 queue=self._queues[request.priority],

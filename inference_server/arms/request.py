@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from inference_server.errors import InvalidRequest
 from inference_server.settings import Settings
 from inference_server.wire.schemas import MAX_ARMS, MIN_TEMPERATURE, ArmsRequest, Question
-from regime_w import ArmSpec, answer_type_of, build_all_arms
-from regime_w.algebra.math_process import LibraryMissing
+from regime_w import ArmSpec, build_all_arms
 
 # Limits one prompt, for each token of the context: no text has tokens of this length on average, and the
 # tokenizer alone would need seconds for texts that are far too long.
@@ -75,26 +74,6 @@ def check_characters(
             "request: ask in several requests",
             "questions",
         )
-
-
-def check_golds(questions: Sequence[Question]) -> None:
-    """Refuses answer types that cannot be used here, and gold answers that their type cannot read.
-
-    Raises:
-        InvalidRequest: Names the question.
-    """
-    for index, question in enumerate(questions):
-        try:
-            answer_type = answer_type_of(question.answer_type, question.choices)
-        except LibraryMissing as error:
-            raise InvalidRequest(
-                f"question {question.id!r}: {error}", f"questions.{index}.answer_type"
-            ) from None
-        if question.gold is not None and answer_type.read_gold(question.gold) is None:
-            raise InvalidRequest(
-                f"question {question.id!r}: the gold answer is not {answer_type.expected}, or null for none",
-                f"questions.{index}.gold",
-            )
 
 
 def sample_seed(seed: int, question_id: str, arm_name: str, sample: int) -> int:

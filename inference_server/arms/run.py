@@ -19,7 +19,7 @@ from inference_server.arms.prompts import GroupPlan
 from inference_server.arms.queue import Place, Queue
 from inference_server.arms.replicas import Replicas
 from inference_server.arms.request import sample_seed
-from inference_server.arms.scores import score_group
+from inference_server.arms.scores import Scorer
 from inference_server.concurrency import gather_or_cancel
 from inference_server.engine import Engine, EngineAdapter, EngineCompletion, Sampling
 from inference_server.errors import DeadlineExceeded, UnusableCompletion
@@ -70,6 +70,7 @@ class ArmsRun:
     engine: Engine
     versions: LoadedVersions
     replicas: Replicas
+    scorer: Scorer
     metrics: ServerMetrics
     deadline: float
     """On the event loop's clock, in seconds."""
@@ -105,22 +106,23 @@ class ArmsRun:
     ) -> FinishedGroup:
         request = self.request
         try:
-            async with asyncio.timeout_at(self.deadline), self._start() as group:
-                completions = await gather_or_cancel(
-                    self._run_sample(plan.question, arm, sample, prompt, group, on_completion)
-                    for arm, prompt in zip(self.arms, plan.prompts, strict=True)
-                    for sample in range(request.samples_per_arm)
-                )
+            async with asyncio.timeout_at(self.deadline):
+                async with self._start() as group:
+                    completions = await gather_or_cancel(
+                        self._run_sample(plan.question, arm, sample, prompt, group, on_completion)
+                        for arm, prompt in zip(self.arms, plan.prompts, strict=True)
+                        for sample in range(request.samples_per_arm)
+                    )
+                self.metrics.count_group(completions, time.monotonic() - group.start_s)
+                scores = None
+                if request.score:
+                    scores = await self.scorer.score(plan.question, completions)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"question {plan.question.id!r} was not finished in time and was aborted; ask for "
                 "fewer tokens or questions, or raise timeout_s (the server's limit is "
                 "--max-request-s)"
             ) from error
-        self.metrics.count_group(completions, time.monotonic() - group.start_s)
-        scores = None
-        if request.score:
-            scores = await asyncio.to_thread(score_group, plan.question, completions)
         usage = Usage(
             prompt_tokens=sum(len(completion.prompt_token_ids) for completion in completions),
             completion_tokens=sum(len(completion.token_ids) for completion in completions),
