@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -136,6 +137,22 @@ def test_an_adapter_that_takes_anothers_slot_counts_at_once(wrappers: tuple[Any,
         with torch.inference_mode():  # as vLLM does between two steps
             b[1].copy_(torch.randn(1, HIDDEN, RANK))
             a[1].copy_(torch.randn(1, RANK, HIDDEN))
+
+
+def test_a_layer_keeps_the_matrices_of_few_sets_of_slots(wrappers: tuple[Any, Any]) -> None:
+    _, grouped = wrappers
+    ids = list(range(1, 7))
+    a, b = torch.randn(6, 1, RANK, HIDDEN), torch.randn(6, 1, HIDDEN, RANK)
+    made = grouped(max_num_batched_tokens=256, max_batches=64, device=torch.device("cpu"))
+    for pair in combinations(ids, 2):
+        made.update_metadata(Mapping(pair, pair), ids, len(ids), VOCAB)
+        x, y = torch.randn(2, HIDDEN), torch.zeros(2, HIDDEN)
+        made.add_lora_linear(y, x, (a,), (b,), 1.0, (HIDDEN,))
+        for row, adapter in enumerate(pair):
+            expected = x[row] @ a[adapter - 1, 0].T @ b[adapter - 1, 0].T
+            torch.testing.assert_close(y[row], expected)
+    (kept,) = made._pairs_of_layer.values()
+    assert len(kept) == 8
 
 
 def test_the_plugin_is_what_vllm_finds(wrappers: tuple[Any, Any]) -> None:

@@ -30,6 +30,8 @@ def install() -> None:
 # Adapters with at most this share of a batch's rows together are computed for their own rows only: gathering these
 # rows and adding them back costs as much as three more adapters on them.
 _FEW_ROWS = 0.25
+# Sets of slots whose matrices a layer keeps: batches of a run have a few sets in turn, but 16 slots have 65,535.
+_MAX_KEPT = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,6 +163,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         if pairs is None or pairs.written != written:
             if any(other.written != written for other in of_layer.values()):
                 of_layer.clear()
+            while len(of_layer) >= _MAX_KEPT:
+                del of_layer[next(iter(of_layer))]
             pairs = _Pairs(
                 stacked_a=a[0],
                 written=written,
