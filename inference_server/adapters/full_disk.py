@@ -1,4 +1,4 @@
-"""Says that the disk of adapter files is full, which whoever runs the server can mend."""
+"""Says that a disk is full, which whoever runs the server can mend."""
 
 import errno
 from collections.abc import Iterator
@@ -11,8 +11,12 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
+def full_disk_named(name: str, folder: Path) -> Iterator[None]:
     """Replaces the error of a write that found no space by one for the client, which names the folder.
+
+    Args:
+        name: What the folder is of the server, such as the flag that sets it.
+        folder: Where the block writes.
 
     Raises:
         StorageFull: There was no space.
@@ -23,6 +27,6 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise StorageFull(
-            f"no space is left on the disk of the server's --state-dir {folder.absolute()}: free some, "
+            f"no space is left on the disk of the server's {name} {folder.absolute()}: free some, "
             "and the same request succeeds"
         ) from error

@@ -146,7 +146,7 @@ class AdapterRegistry:
 
     def _stage(self, upload: Upload) -> tuple[StagedAdapter, AdapterIdentity]:
         """Writes an upload to the folder and checks it there, before the engine loads it."""
-        with full_disk_named(self._folder.root):
+        with full_disk_named("--state-dir", self._folder.root):
             staged = self._folder.stage(upload)
         try:
             if staged.sha256 != upload.sha256:
@@ -221,7 +221,7 @@ class AdapterRegistry:
             base_fingerprint=self._base_fingerprint,
         )
         # A few bytes into the page cache: starting a thread would take longer.
-        with full_disk_named(self._folder.root):
+        with full_disk_named("--state-dir", self._folder.root):
             self._folder.write_record(record)
 
 

@@ -3,8 +3,9 @@
 import errno
 import os
 import re
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from inference_server.adapters.full_disk import full_disk_named
 from inference_server.adapters.storage import MAX_ADAPTER_CONFIG_BYTES, Upload
 from inference_server.errors import (
     Forbidden,
@@ -58,6 +60,7 @@ async def read_upload(request: Request, settings: Settings) -> AsyncIterator[Upl
         InvalidAdapter: A part is missing.
         Forbidden: The path is outside the server's adapter root.
         TooLarge: The body exceeds the server's limit.
+        StorageFull: The disk of temporary files is full.
     """
     given = media_type(request.headers)
     if given == JSON:
@@ -110,7 +113,10 @@ def _open_path(body: AdapterPath, root: Path | None) -> Iterator[Upload]:
 @asynccontextmanager
 async def _read_form(request: Request) -> AsyncIterator[Upload]:
     try:
-        async with request.form(max_files=2, max_fields=1) as form:
+        async with AsyncExitStack() as stack:
+            with full_disk_named("folder of temporary files", Path(tempfile.gettempdir())):
+                parts = request.form(max_files=2, max_fields=1)
+                form = await stack.enter_async_context(parts)
             config = _file(form, ADAPTER_CONFIG_FILE)
             if (config.size or 0) > MAX_ADAPTER_CONFIG_BYTES:
                 raise _config_too_large()

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import save
+from starlette import formparsers
 
 from inference_server.settings import Settings
 from inference_server.wire.errors import ErrorResponse
@@ -296,6 +298,25 @@ async def test_an_upload_without_room_for_its_files_leaves_none(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", write)
         assert (await client.put_adapter(1)).status_code == 507
+    assert not list(state_dir.iterdir())
+    assert (await client.put_adapter(1)).status_code == 201
+
+
+async def test_a_full_disk_of_temporary_files_is_said_with_its_folder(
+    client: Client, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large parts of a form are kept in files there until they have all arrived."""
+
+    class Full(tempfile.SpooledTemporaryFile[bytes]):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(formparsers, "SpooledTemporaryFile", Full)
+        response = await client.put_adapter(1)
+    error = ErrorResponse.model_validate(response.json()).error
+    assert (response.status_code, error.type) == (507, "storage")
+    assert tempfile.gettempdir() in error.message
     assert not list(state_dir.iterdir())
     assert (await client.put_adapter(1)).status_code == 201
 
