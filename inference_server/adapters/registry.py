@@ -42,7 +42,7 @@ class AdapterRegistry:
         self._loaded = loaded
         self._folder = folder
         self._traits = traits
-        # Kept after a version is retired: it may be uploaded again, but only unchanged. About 1 KB each.
+        # Kept after a version is retired: it may be uploaded again, but only unchanged. About 0.4 KB each.
         self._seen: dict[int, AdapterIdentity] = {}
         self._next_version = 0
         self._base_fingerprint = traits.base_fingerprint
@@ -101,7 +101,7 @@ class AdapterRegistry:
                 raise AdapterRejected(other_base)
             staged = await asyncio.to_thread(self._folder.open_stored, version)
             config = await asyncio.to_thread(validate_adapter, staged, self._traits)
-            await self._load(version, staged, AdapterIdentity(sha256=staged.sha256, config=config))
+            await self._load(version, staged, AdapterIdentity.of(staged.sha256, config))
         except (AdapterDamaged, AdapterRejected, InvalidAdapter) as error:
             aside = self._folder.set_aside(version)
             _log.warning("adapter_set_aside", version=version, reason=str(error), path=str(aside))
@@ -155,7 +155,7 @@ class AdapterRegistry:
         except BaseException:
             remove_path(staged.folder)
             raise
-        return staged, AdapterIdentity(sha256=staged.sha256, config=config)
+        return staged, AdapterIdentity.of(staged.sha256, config)
 
     def _check_unchanged(self, version: int, identity: AdapterIdentity) -> None:
         seen = self._seen.get(version)

@@ -5,12 +5,14 @@ cache is keyed by both, so other weights under a reused name would be served cac
 """
 
 import asyncio
+import hashlib
 import itertools
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from inference_server.adapters.probe import require_finite
 from inference_server.adapters.storage import AdapterFolder, StagedAdapter, remove_path
@@ -30,10 +32,22 @@ _ABORT_GRACE_S = 0.2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterIdentity:
-    """Two uploads of a version are the same adapter if their identities are equal."""
+    """Two uploads of a version are the same adapter if their identities are equal.
+
+    One is kept for every version that a server ever had, so it has digests only.
+    """
 
     sha256: str
-    config: AdapterConfig
+    """Of the weights file."""
+    config_sha256: str
+    """Of what counts in the configuration."""
+    rank: int
+
+    @classmethod
+    def of(cls, sha256: str, config: AdapterConfig) -> Self:
+        """The identity of an adapter whose weights file has a digest."""
+        config_sha256 = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+        return cls(sha256=sha256, config_sha256=config_sha256, rank=config.r)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -233,7 +247,7 @@ class LoadedVersions:
             version=held.version,
             name=held.adapter.name,
             sha256=held.identity.sha256,
-            rank=held.identity.config.r,
+            rank=held.identity.rank,
             size_bytes=held.size_bytes,
             active=held.version == self._active,
             num_leases=self._num_leases(held),
