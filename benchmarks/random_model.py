@@ -7,7 +7,6 @@ The tokenizer splits questions and answers as the tiny model's does; the rest of
 cost as much as the real model's.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from benchmarks.arguments import benchmark_parser
 from benchmarks.model_shapes import PRESETS
 from trainer.console.environment import prepare_environment
 from trainer.io.durable import whole_folder
@@ -30,9 +30,7 @@ _NUM_WORDS, _MAX_LENGTH_TOKENS = 512, 32_768
 
 def main() -> int:
     """Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="1.5b", help="[%(default)s]")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="[%(default)s]")

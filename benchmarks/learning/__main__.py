@@ -10,9 +10,9 @@ Runs that exist already are not repeated, so the benchmark can be run in parts:
     python -m benchmarks.learning --seeds 0 1 2    # the table and the plot of all runs
 """
 
-import argparse
 from pathlib import Path
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.learning.curves import Curve, plot, table
 from benchmarks.learning.demo_runs import NUM_STEPS, Bench, benchmark_server
 from benchmarks.learning.evaluation import curve_path
@@ -24,13 +24,8 @@ from trainer.console.environment import prepare_environment
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        # By default the usage line would say __main__.py.
-        prog="python -m benchmarks.learning",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__, prog="python -m benchmarks.learning")
+    add_model(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
     parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")

@@ -7,7 +7,6 @@ correct completions, the share of questions that at least one of the eight arms 
 ways to the answer, and how far the arms agree. Runs that exist already are not repeated.
 """
 
-import argparse
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.learning.curves import gain_interval
 from benchmarks.learning.demo_runs import NUM_STEPS, Bench, benchmark_server
 from benchmarks.learning.evaluation import curve_path
@@ -86,10 +86,8 @@ METRICS: Mapping[str, Callable[[LastVersion], np.ndarray]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/coherence"), help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="[all]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])

@@ -9,13 +9,13 @@ are not repeated, so the benchmark can be run in parts:
     python -m benchmarks.learning.long_completions    # the missing runs, and the table of all
 """
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.learning.curves import Curve
 from benchmarks.learning.demo_runs import Bench, benchmark_server
 from benchmarks.learning.evaluation import curve_path, write_curve
@@ -51,10 +51,8 @@ EVALUATE_EVERY = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/long"), help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="[all]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

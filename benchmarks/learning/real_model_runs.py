@@ -9,7 +9,6 @@ resume, so the benchmark can be run in parts:
     python -m benchmarks.learning.real_model_runs --formats chat plain --seeds 1 2 3    # the table of all
 """
 
-import argparse
 import contextlib
 import json
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.arguments import benchmark_parser
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig
@@ -53,9 +53,7 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG, help="[examples/smollm2.toml]")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/real_model"), help="[%(default)s]"

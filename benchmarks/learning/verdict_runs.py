@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 from rich.console import Console
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.learning.rows import CRITIC, RECIPE_ARMS
 from benchmarks.sft import sft_adapter
 from inference_server.launch.server_process import running_server
@@ -69,10 +70,8 @@ FIXTURE_METRICS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/verdict"))
     parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument(

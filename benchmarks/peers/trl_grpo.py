@@ -10,7 +10,6 @@ compared in one table, so that what can be won is the same for all.
     python -m benchmarks.peers.trl_grpo --peers grpo --learning-rates 2.5e-4 5e-4 1e-3 --temperatures 0.8 1 1.2
 """
 
-import argparse
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.learning.curves import SHARES, Curve, available_gain, late_median, plot, table
 from benchmarks.learning.demo_runs import NUM_STEPS, WARM_UP_STEPS, Bench, benchmark_server
 from benchmarks.learning.evaluation import curve_path, write_curve
@@ -58,10 +58,8 @@ class Peer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/trl"), help="[%(default)s]")
     parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
     parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import benchmark_parser
 from benchmarks.learning.tasks import QUESTIONS_PER_STEP
 from benchmarks.peers.trl_async_on_cpu import chat_tokenizer, make_async_run_on_cpu
 from regime_w.trl import regime_w_reward
@@ -31,9 +32,7 @@ def regime_w(**columns: Any) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("peer", choices=("grpo", "async"))
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--sft", type=Path, required=True)

@@ -11,7 +11,6 @@ runs `examples/smollm2.toml`; TRL uses the prompt of its first arm. Runs that ex
     python -m benchmarks.peers.trl_real_model --seeds 1 2 --minutes 30
 """
 
-import argparse
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from benchmarks.arguments import benchmark_parser
 from benchmarks.learning.curves import Curve, Point, plot, table
 from benchmarks.learning.evaluation import correct_answers, curve_path
 from benchmarks.learning.kept_runs import folder_of_runs
@@ -162,9 +162,7 @@ def _times(folder: Path) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/trl_real_model"))
     parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")
     parser.add_argument("--trainers", nargs="+", choices=("ours", "trl"), default=["ours", "trl"])

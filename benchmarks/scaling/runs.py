@@ -8,7 +8,6 @@ than the machine has cores.
     python -m benchmarks.scaling.runs --output runs/scaling/measured.json
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.learning.demo_runs import CONFIG
 from benchmarks.scaling.cases import ONE_RANK, SMALL_PASSES
 from benchmarks.sft import sft_adapter
@@ -63,10 +63,8 @@ PHASES = ("wait", "experience", "prove", "journal", "update", "publish", "step")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="[%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
     parser.add_argument("--steps", type=int, default=12, help="per run [%(default)s]")

@@ -3,12 +3,12 @@
 python -m benchmarks.server.determinism --model models/tiny-base
 """
 
-import argparse
 import asyncio
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.server.workload import FLAGS, fresh_questions, save_adapter
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmsRequest, Question
@@ -24,10 +24,8 @@ _Tokens = dict[tuple[str, str], list[int]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     arguments = parser.parse_args()
     source = fresh_questions()
     records = [next(source) for _ in range(NUM_QUESTIONS)]

@@ -6,7 +6,6 @@ Serves the run's base with its newest adapter and then the folder of ``export --
 asks both the same held-out questions greedily.
 """
 
-import argparse
 import asyncio
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.arguments import benchmark_parser
 from inference_server.launch.server_process import running_server
 from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.schemas import adapter_name
@@ -40,9 +40,7 @@ class GreedyAnswer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import benchmark_parser
 from benchmarks.server.offline_engine import OfflineEngine, Prompt, Timing, offline_engine
 from benchmarks.server.processor_time import thread_seconds
 from benchmarks.server.workload import (
@@ -50,9 +51,7 @@ NUM_ARMS = len(ARMS)
 
 def main() -> int:
     """Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument(
         "--questions", type=int, default=64, help="with eight arms each [%(default)s]"

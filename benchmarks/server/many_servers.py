@@ -7,13 +7,13 @@ server: the time of a step on four servers, one of which works at a tenth of the
     python -m benchmarks.server.many_servers
 """
 
-import argparse
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.arguments import benchmark_parser
 from inference_server.wire.schemas import Limits
 from tests.unit.several_servers import RatedServer, group_request_of, write_version
 from trainer.servers.pool import ServerPool
@@ -102,7 +102,7 @@ async def main(num_groups: int, num_servers: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--num-groups", type=int, default=10_000)
     parser.add_argument("--num-servers", type=int, default=64)
     arguments = parser.parse_args()

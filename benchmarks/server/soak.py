@@ -3,7 +3,6 @@
 python -m benchmarks.server.soak --model models/tiny-base --pushes 500
 """
 
-import argparse
 import asyncio
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.memory import memory_mib
 from benchmarks.server.workload import FLAGS, fresh_questions, save_adapter
 from inference_server.launch.server_process import ServerProcess, running_server
@@ -26,10 +26,8 @@ LOGPROB_TOLERANCE = 2e-3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--pushes", type=int, default=500)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 from transformers import AutoConfig
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.server.offline_engine import OfflineEngine, offline_engine
 from benchmarks.server.push_times import dip, pushes, vllm_server
 from benchmarks.server.workload import (
@@ -56,10 +57,8 @@ RATIOS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--rounds", type=int, default=7, help="repetitions of each [%(default)s]")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--parts", default="generate,push", help="[%(default)s]")

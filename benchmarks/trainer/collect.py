@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from benchmarks.arguments import add_model, benchmark_parser
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient
@@ -28,10 +29,8 @@ IN_FLIGHT = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--adapter", default="base", help="adapter folder to collect from")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--questions", type=int, default=512, help="per measurement")

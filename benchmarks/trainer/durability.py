@@ -4,20 +4,18 @@ The journal's share is read from the run's metrics. For the checkpoints' share, 
 repeatedly.
 """
 
-import argparse
 import shutil
 import statistics
 import sys
 import time
 from pathlib import Path
 
+from benchmarks.arguments import benchmark_parser
 from trainer.console.environment import prepare_environment
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument(
         "--repetitions", type=int, default=15, help="checkpoints to write [%(default)s]"

@@ -3,7 +3,6 @@
 python -m benchmarks.trainer.endurance --model models/tiny-base --steps 2000
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.memory import memory_mib
 from inference_server.launch.server_process import ServerProcess, running_server
 
@@ -57,10 +57,8 @@ LINES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--svg", type=Path, default=SVG)
     arguments = parser.parse_args()

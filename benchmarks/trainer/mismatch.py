@@ -6,7 +6,6 @@ adapter that it pushed. See benchmarks/README.md.
     python -m benchmarks.trainer.mismatch --model models/tiny-base
 """
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.learning.demo_runs import benchmark_server
 from benchmarks.learning.tasks import BUILT_IN, TASKS
 from benchmarks.markdown import markdown_table
@@ -33,10 +33,8 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
     parser.add_argument("--questions", type=int, default=64)
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from benchmarks.arguments import add_model, benchmark_parser
 from inference_server.launch.server_process import running_server
 from trainer.config.sections import (
     DataConfig,
@@ -30,10 +31,8 @@ WARM_UP_STEPS = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--steps", type=int, default=20, help="measured per run [%(default)s]")
     parser.add_argument("--questions", type=int, default=16, help="groups per step [%(default)s]")
     parser.add_argument("--max-tokens", type=int, default=40)

@@ -23,6 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.trainer.padded_batches import padded_micro_batches
 from benchmarks.trainer.ppo_step_data import Groups, random_roles, sampled_groups, synthetic_groups
 from benchmarks.trainer.ppo_step_memory import measure_memory
@@ -36,10 +37,8 @@ CONFIG = PPOConfig()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser = benchmark_parser(__doc__)
+    add_model(parser)
     parser.add_argument("--rounds", type=int, default=7, help="repetitions of each [%(default)s]")
     parser.add_argument("--num-threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--parts", default="step,shape,memory", help="[%(default)s]")

@@ -6,7 +6,6 @@ Writes a random base of 48 layers if there is none, and runs on a CPU. glibc kee
     torchrun --standalone --nproc-per-node 2 -m benchmarks.trainer.shard_memory
 """
 
-import argparse
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from benchmarks.arguments import benchmark_parser
 from trainer.config.sections import PolicyConfig
 from trainer.model.base_model import load_base
 from trainer.ranks.process_group import joined_ranks
@@ -25,9 +25,7 @@ MIB = 2**20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/shard_memory/base"))
     folder: Path = parser.parse_args().folder
     torch.set_num_threads(1)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.weight_sync.rounded_products import RoundedProducts
 from benchmarks.weight_sync.table import table
 from inference_server.launch.server_process import running_server
@@ -48,18 +49,13 @@ Kept = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        # By default the usage line would say __main__.py.
-        prog="python -m benchmarks.weight_sync",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
+    parser = benchmark_parser(__doc__, prog="python -m benchmarks.weight_sync")
     commands = parser.add_subparsers(dest="command", required=True)
-    collect_parser = commands.add_parser("collect", help="push, ask and compute; takes minutes")
-    collect_parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="[%(default)s]")
-    collect_parser.add_argument(
-        "--model", type=Path, default=Path("models/tiny-base"), help="[%(default)s]"
+    collect_parser = commands.add_parser(
+        "collect", allow_abbrev=False, help="push, ask and compute; takes minutes"
     )
+    collect_parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="[%(default)s]")
+    add_model(collect_parser)
     collect_parser.add_argument(
         "--folder", type=Path, default=Path("runs/weight_sync"), help="[%(default)s]"
     )
@@ -75,7 +71,9 @@ def main() -> None:
     collect_parser.add_argument(
         "--rates", nargs="+", choices=list(RATES), default=list(RATES), help="[all]"
     )
-    table_parser = commands.add_parser("table", help="how the check judges what was kept")
+    table_parser = commands.add_parser(
+        "table", allow_abbrev=False, help="how the check judges what was kept"
+    )
     table_parser.add_argument("files", type=Path, nargs="+", help="made by collect")
     table_parser.add_argument(
         "--pushes", type=int, default=200, help="healthy, per rate [%(default)s]"

@@ -52,7 +52,7 @@ def test_no_command_line_takes_abbreviated_flags() -> None:
         for path in files
         for call in ast.walk(ast.parse(path.read_text()))
         if isinstance(call, ast.Call)
-        and ast.unparse(call.func).endswith(("ArgumentParser", "OneLineParser"))
+        and ast.unparse(call.func).endswith(("ArgumentParser", "OneLineParser", "add_parser"))
     ]
     assert len(parsers) > 10
     assert [one for one in parsers if "allow_abbrev=False" not in one[1]] == []

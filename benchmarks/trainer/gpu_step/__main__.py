@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import benchmark_parser
 from benchmarks.trainer.gpu_step.counters import device_name
 from benchmarks.trainer.gpu_step.measure import attempt
 from benchmarks.trainer.gpu_step.part import ATTENTIONS, SHAPES, Part
@@ -50,12 +51,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        # By default the usage line would say __main__.py.
-        prog="python -m benchmarks.trainer.gpu_step",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
+    parser = benchmark_parser(__doc__, prog="python -m benchmarks.trainer.gpu_step")
     add = parser.add_argument
     add("--device", choices=["cuda", "cpu"], default="cuda", help="[%(default)s]")
     add("--shapes", nargs="+", choices=SHAPES, default=["1.5b", "8b"], help="[%(default)s]")
