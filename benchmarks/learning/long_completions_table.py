@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.figures import spread
 from benchmarks.learning.curves import Curve
 from benchmarks.learning.evaluation import curve_path
 from benchmarks.markdown import markdown_table
@@ -58,20 +59,18 @@ def table(rows: Iterable[str], runs: Sequence[tuple[str, Curve]], folder: Path) 
             (
                 f"`{row}`, {len(curves)} seeds",
                 f"{tokens:.0f}",
-                spread(variances, "{:+.2f}") if row.startswith("gae") else "no critic",
-                spread([c.points[0].seconds for c in curves], "{:.0f}"),
-                spread([c.step_s for c in curves], "{:.2f}"),
-                spread([100 * accuracy_at(c, equal_s) for c in curves], "{:.1f}"),
-                spread([100 * c.points[-1].accuracy for c in curves], "{:.1f}"),
-                spread([100 * c.points[0].accuracy for c in curves], "{:.1f}"),
+                mean(variances, "{:+.2f}") if row.startswith("gae") else "no critic",
+                mean([c.points[0].seconds for c in curves], "{:.0f}"),
+                mean([c.step_s for c in curves], "{:.2f}"),
+                mean([100 * accuracy_at(c, equal_s) for c in curves], "{:.1f}"),
+                mean([100 * c.points[-1].accuracy for c in curves], "{:.1f}"),
+                mean([100 * c.points[0].accuracy for c in curves], "{:.1f}"),
             )
         )
     return markdown_table(heads, lines)
 
 
-def spread(numbers: Sequence[float], form: str) -> str:
-    """The mean, and the lowest and highest."""
-    low, mean, high = (
-        form.format(number) for number in (min(numbers), statistics.fmean(numbers), max(numbers))
-    )
-    return mean if low == high else f"{mean} ({low} to {high})"
+def mean(numbers: Sequence[float], form: str) -> str:
+    """The mean, and if the numbers differ the lowest and highest."""
+    found = form.format(statistics.fmean(numbers))
+    return found if min(numbers) == max(numbers) else f"{found} {spread(numbers, form)}"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.arguments import benchmark_parser
+from benchmarks.markdown import markdown_table
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig
@@ -145,11 +146,9 @@ def evaluate(run: Run, config: Path, url: str, num_questions: int) -> None:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A row of Markdown for each run."""
-    lines = [
-        f"| prompts | seed | SFT | PPO | difference | won, lost | steps | minutes | {' | '.join(PHASES)} |",
-        "|---" * (8 + len(PHASES)) + "|",
-    ]
+    """A Markdown table with a line for each run."""
+    heads = ("prompts", "seed", "SFT", "PPO", "difference", "won, lost", "steps", "minutes")
+    lines = []
     for run in runs:
         result = json.loads(run.evaluation.read_text())
         accuracy = {m["label"]: f"{100 * m['accuracy']['value']:.1f} %" for m in result["models"]}
@@ -161,12 +160,14 @@ def table(runs: Sequence[Run]) -> str:
             for phase in PHASES
         )
         lines.append(
-            f"| {run.prompt_format} | {run.seed} | {accuracy['SFT']} | {accuracy['PPO']} "
-            f"| {gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}] "
-            f"| {gain['num_won']}, {gain['num_lost']} | {len(metrics)} | {minutes:.1f} "
-            f"| {' | '.join(phases)} |"
+            (
+                *(run.prompt_format, str(run.seed), accuracy["SFT"], accuracy["PPO"]),
+                f"{gain['points']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]",
+                f"{gain['num_won']}, {gain['num_lost']}",
+                *(str(len(metrics)), f"{minutes:.1f}", *phases),
+            )
         )
-    return "\n".join(lines)
+    return markdown_table((*heads, *PHASES), lines)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from itertools import islice, product
 from pathlib import Path
 
 from benchmarks.arguments import add_model, benchmark_parser
+from benchmarks.figures import spread
 from benchmarks.learning.curves import SHARES, Curve, available_gain, late_median, plot, table
 from benchmarks.learning.demo_runs import NUM_STEPS, WARM_UP_STEPS, Bench, benchmark_server
 from benchmarks.learning.evaluation import curve_path, write_curve
@@ -122,7 +123,8 @@ def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
         theirs: The peer's row.
     """
     sides = [[curve for curve in curves if curve.row == row] for row in (ours, theirs)]
-    parts = [f"a step {spread([a.step_s / b.step_s for a, b in zip(*sides, strict=True)])}"]
+    ratios = [a.step_s / b.step_s for a, b in zip(*sides, strict=True)]
+    parts = [f"a step {statistics.median(ratios):.2f} {spread(ratios, '{:.2f}')}"]
     gain = available_gain(curves)
     for share in SHARES:
         ours_s, theirs_s = (
@@ -132,10 +134,6 @@ def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
         ratio = f"never by {' and '.join(never)}" if never else f"{ours_s / theirs_s:.2f}"
         parts.append(f"median time to {100 * share:.0f} % {ratio}")
     return f"{ours} / {theirs}: {', '.join(parts)}"
-
-
-def spread(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def train_peer(peer: Peer, seed: int, bench: Bench, task: Task, folder: Path) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.arguments import add_model, benchmark_parser
-from benchmarks.server.workload import FLAGS, fresh_questions, save_adapter
+from benchmarks.questions import fresh_questions
+from benchmarks.server.workload import FLAGS, save_adapter
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmsRequest, Question
 from trainer.client.arms_client import ArmsClient

@@ -26,16 +26,10 @@ from typing import Any
 import torch
 
 from benchmarks.arguments import benchmark_parser
+from benchmarks.questions import fresh_questions
 from benchmarks.server.offline_engine import OfflineEngine, Prompt, Timing, offline_engine
 from benchmarks.server.processor_time import thread_seconds
-from benchmarks.server.workload import (
-    OFFLINE,
-    RANK,
-    ask_arms,
-    fresh_questions,
-    prompts,
-    save_adapter,
-)
+from benchmarks.server.workload import OFFLINE, RANK, ask_arms, prompts, save_adapter
 from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.vllm.cpu.settings import cpu_environment
 from inference_server.wire.hardware import gpu

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.server.workload import ARMS, FLAGS, QUESTIONS, RANK, ask_arms, post, spread
+from benchmarks.figures import spread
+from benchmarks.server.workload import ARMS, FLAGS, QUESTIONS, RANK, ask_arms, post
 from inference_server.launch.server_process import ServerProcess, free_port
 from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from inference_server.wire.schemas import ArmsRequest

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.memory import memory_mib
-from benchmarks.server.workload import FLAGS, fresh_questions, save_adapter
+from benchmarks.questions import fresh_questions
+from benchmarks.server.workload import FLAGS, save_adapter
 from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient

@@ -22,6 +22,8 @@ import httpx
 from transformers import AutoConfig
 
 from benchmarks.arguments import add_model, benchmark_parser
+from benchmarks.figures import spread
+from benchmarks.questions import fresh_questions
 from benchmarks.server.offline_engine import OfflineEngine, offline_engine
 from benchmarks.server.push_times import dip, pushes, vllm_server
 from benchmarks.server.workload import (
@@ -30,10 +32,8 @@ from benchmarks.server.workload import (
     QUESTIONS,
     ask_arms,
     ask_completions,
-    fresh_questions,
     prompts,
     save_adapter,
-    spread,
 )
 from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.vllm.cpu.settings import cpu_environment

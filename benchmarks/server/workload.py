@@ -1,8 +1,8 @@
-"""What the server's benchmarks share: fresh questions, prompts, adapters, and many requests at once."""
+"""What the server's benchmarks share: prompts, adapters, and many requests at once."""
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -14,8 +14,7 @@ from benchmarks.server.offline_engine import Prompt, Timing
 from inference_server.wire.schemas import ArmsRequest, Question
 from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.client.arms_client import ArmsClient
-from trainer.data.sources import Record, load_records
-from trainer.data.word_problems import Split
+from trainer.data.sources import Record
 
 RANK = 16
 MAX_MODEL_LEN = 512
@@ -116,12 +115,6 @@ def prompts(records: Sequence[Record], arms: Sequence[ArmSpec] = ARMS) -> list[P
     ]
 
 
-def fresh_questions() -> Iterator[Record]:
-    """Questions that no cache has seen: every measurement takes new ones."""
-    for seed in range(10**6):
-        yield from load_records("word-problems", Split.TRAIN, num_records=5000, seed=seed)
-
-
 def save_adapter(model: Path, folder: Path, seed: int) -> Path:
     """Write an adapter for every linear layer that changes the model a little."""
     torch.manual_seed(seed)
@@ -133,7 +126,3 @@ def save_adapter(model: Path, folder: Path, seed: int) -> Path:
                 parameter.normal_(std=0.02)
     policy.save_pretrained(folder)
     return folder
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"({min(values):.3g} to {max(values):.3g})"

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.arguments import add_model, benchmark_parser
+from benchmarks.figures import spread
+from benchmarks.questions import fresh_questions
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient
@@ -21,8 +23,7 @@ from trainer.commands.collect import collect
 from trainer.config.sections import CollectConfig, ServerConfig
 from trainer.console.environment import prepare_environment
 from trainer.console.stop_signals import StopRequest
-from trainer.data.sources import Record, load_records
-from trainer.data.word_problems import Split
+from trainer.data.sources import Record
 from trainer.io.jsonl import write_jsonl
 
 IN_FLIGHT = 64
@@ -127,16 +128,6 @@ async def collect_all(
     seconds = time.perf_counter() - started
     assert found.num_questions == len(records)
     return found.num_tokens / seconds
-
-
-def fresh_questions() -> Iterator[Record]:
-    """Questions that no cache has seen: every measurement takes new ones."""
-    for seed in range(10**6):
-        yield from load_records("word-problems", Split.TRAIN, num_records=5000, seed=seed)
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"({min(values):.3g} to {max(values):.3g})"
 
 
 if __name__ == "__main__":

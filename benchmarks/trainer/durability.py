@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks.arguments import benchmark_parser
+from benchmarks.figures import spread
 from trainer.console.environment import prepare_environment
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     journal_s = [row["time/journal_s"] for row in rows]
     share = sum(journal_s) / sum(row["time/step_s"] for row in rows)
     print(f"steps of {step_s:.3f} s (median of {len(rows)})")
-    print(f"journal     {spread(journal_s)}: {share:.2%} of the steps' time")
+    print(f"journal     {milliseconds(journal_s)}: {share:.2%} of the steps' time")
 
     before_last = step_of(checkpoint_folders(arguments.run)[-2])
     replay = open_replay(
@@ -63,17 +64,15 @@ def main() -> None:
     every = RunConfig().checkpoint_every
     share = statistics.median(checkpoint_s) / (every * step_s)
     print(
-        f"checkpoint  {spread(checkpoint_s)}, {size_bytes / 2**20:.1f} MiB: {share:.2%} of the "
+        f"checkpoint  {milliseconds(checkpoint_s)}, {size_bytes / 2**20:.1f} MiB: {share:.2%} of the "
         f"time of {every} steps (run.checkpoint_every)"
     )
 
 
-def spread(seconds: list[float]) -> str:
+def milliseconds(seconds: list[float]) -> str:
     """Median, lowest and highest."""
-    return (
-        f"{statistics.median(seconds) * 1e3:.1f} ms "
-        f"({min(seconds) * 1e3:.1f} to {max(seconds) * 1e3:.1f})"
-    )
+    times_ms = [1e3 * each for each in seconds]
+    return f"{statistics.median(times_ms):.1f} ms {spread(times_ms, '{:.1f}')}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.markdown import markdown_table
 from trainer.config.sections import TrainConfig
 from trainer.errors import SyncError
 from trainer.model.batches.batch import Sample
@@ -25,6 +26,7 @@ from trainer.online.weight_sync.check import SyncCheck
 from trainer.online.weight_sync.evidence import DistinctTokens, noise
 from trainer.online.weight_sync.outcome import SyncOutcome
 
+SABOTAGES = ("stale", "scaled", "heated", "shifted")
 SCALED = ("lora_B", "the base without")
 
 
@@ -134,14 +136,12 @@ def table(path: Path, *, pushes: int, sabotaged: int) -> str:
     rng = random.Random(0)
     check = partial(verdict, rng=rng, server_dtype=path.stem.split("-")[0])
     usual_noise = [Answered.of(one["healthy"]).noise() for one in kept]
-    rows = [
-        f"{path.stem}: {len(kept)} sets of questions; noise of logits {min(usual_noise):.1e} to "
-        f"{max(usual_noise):.1e}",
-        "",
-        "| learning rate | healthy: compared, asked more, stopped | largest z | z of the version before "
-        "| stops in 10,000 | cannot be told: the version before, others | stale | scaled | heated | shifted |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = (
+        *("learning rate", "healthy: compared, asked more, stopped", "largest z"),
+        *("z of the version before", "stops in 10,000"),
+        *("cannot be told: the version before, others", *SABOTAGES),
+    )
+    rows = []
     names = kept[0]["healthy"]["logprobs"]
     for rate in [n.split()[1] for n in names if n.startswith("previous ")]:
         found: Counter[str] = Counter()
@@ -170,18 +170,21 @@ def table(path: Path, *, pushes: int, sabotaged: int) -> str:
                 for kind, answered in sabotages.items():
                     seen = check(answered, usual_noise=usual_noise, compares=False)
                     found[kind] += seen.outcome is None
-        kinds = " | ".join(
-            f"{found[kind]} of {sabotaged}" for kind in ("stale", "scaled", "heated", "shifted")
-        )
         rows.append(
-            f"| {rate} | {found['compared']}, {found['asked']}, {found['stopped']} of {pushes} "
-            f"| {max(worst):.1f} | {spread(previous)} | {false_stops(previous):.1e} "
-            f"| {found['before']}, {found['others']} | {kinds} |"
+            (
+                rate,
+                f"{found['compared']}, {found['asked']}, {found['stopped']} of {pushes}",
+                *(f"{max(worst):.1f}", mean_and_deviation(previous)),
+                *(f"{false_stops(previous):.1e}", f"{found['before']}, {found['others']}"),
+                *(f"{found[kind]} of {sabotaged}" for kind in SABOTAGES),
+            )
         )
-    return "\n".join(rows)
+    noise = f"{min(usual_noise):.1e} to {max(usual_noise):.1e}"
+    title = f"{path.stem}: {len(kept)} sets of questions; noise of logits {noise}"
+    return f"{title}\n\n{markdown_table(heads, rows)}"
 
 
-def spread(z: Sequence[float]) -> str:
+def mean_and_deviation(z: Sequence[float]) -> str:
     mean = sum(z) / len(z)
     deviation = math.sqrt(sum((x - mean) ** 2 for x in z) / len(z))
     return f"{mean:+.1f} ± {deviation:.2f}"
