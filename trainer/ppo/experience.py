@@ -25,7 +25,6 @@ class Experience:
     nuclei: tuple[Nucleus, ...]
     """The proximal policy's nuclei, over which all roles are normalised; empty if another rank computes the shard."""
     proximal_logprobs: Tensor
-    reference_logprobs: Tensor
     reference_kl: Tensor
     """Estimates of each token's KL(proximal ‖ reference), by ``ppo.kl_estimator``."""
     importance_weights: Tensor

@@ -117,7 +117,6 @@ def _experience(
         batch=batch,
         nuclei=proximal.nuclei,
         proximal_logprobs=proximal.logprobs,
-        reference_logprobs=reference.logprobs,
         reference_kl=kl,
         importance_weights=importance_weights(
             proximal.logprobs, batch.sampler_logprobs, max_weight=config.max_importance_weight
@@ -217,13 +216,7 @@ def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
         "the server's logprobs",
         torch.cat([batch.sampler_logprobs[batch.mask] for batch in batches]),
     )
-    fields = [
-        "proximal_logprobs",
-        "reference_logprobs",
-        "reference_kl",
-        "importance_weights",
-        "advantages",
-    ]
+    fields = ["proximal_logprobs", "reference_kl", "importance_weights", "advantages"]
     if mini_batches[0][0].values is not None:
         fields += ["values", "returns"]
     for field in fields:

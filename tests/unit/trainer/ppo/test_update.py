@@ -198,7 +198,9 @@ def test_experience_is_what_each_sample_gives_by_itself(
         assert e.values is not None
         assert e.returns is not None
         assert e.proximal_logprobs[i, :n].tolist() == close(proximal)
-        assert e.reference_logprobs[i, :n].tolist() == close(reference)
+        assert e.reference_kl[i, :n].tolist() == close(
+            [p - r for p, r in zip(proximal, reference, strict=True)]
+        )
         assert e.values[i, :n].tolist() == close(values)
         assert e.advantages[i, :n].tolist() == close(advantages)
         assert e.returns[i, :n].tolist() == close(
@@ -504,7 +506,7 @@ def test_completions_are_compared_within_their_question(
         for sample in group:
             e, i = found[sample.completion_ids]
             n = len(sample.completion_ids)
-            kl[sample] = float((e.proximal_logprobs - e.reference_logprobs)[i, :n].sum())
+            kl[sample] = float(e.reference_kl[i, :n].sum())
             assert e.values is None
             assert e.returns is None
         rewards = [s.reward for s in counted]
@@ -861,7 +863,7 @@ def test_diagnostics_of_a_first_step_worked_out_from_its_experience(make_roles: 
         assert e.returns is not None
         for t, sampled in enumerate(sample.sampler_logprobs):
             mismatches.append(abs(e.proximal_logprobs[i, t].item() - sampled))
-            kls.append(e.proximal_logprobs[i, t].item() - e.reference_logprobs[i, t].item())
+            kls.append(e.reference_kl[i, t].item())
             values.append(e.values[i, t].item())
             returns.append(e.returns[i, t].item())
             weights.append(e.importance_weights[i, t].item())
