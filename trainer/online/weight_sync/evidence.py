@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,7 +151,7 @@ def self_normalized(gains: Tensor) -> float:
         return 0.0
     # Otherwise the longest completion could decide the test alone. The limit depends only on the sizes, so the
     # signs keep their equal chances.
-    sizes = gains.abs().sort().values
+    sizes = gains.abs()
     limit = _weighted_median(sizes, sizes)
     gains = gains.clamp(-limit, limit)
     return float(gains.sum() / gains.norm())
@@ -167,11 +168,9 @@ def _scale(tokens: DistinctTokens, trainer: Tensor) -> float:
     weights = tokens.sensitivity[known]
     if not len(weights):
         return 0.0
-    ratios, order = ((tokens.server - trainer)[known].abs() / weights).sort()
-    return _weighted_median(ratios, weights[order])
+    return _weighted_median((tokens.server - trainer)[known].abs() / weights, weights)
 
 
 def _weighted_median(numbers: Tensor, weights: Tensor) -> float:
-    """The first of some ascending numbers [n] at which half of the total weight is reached; n is at least 1."""
-    mass = weights.cumsum(0)
-    return float(numbers[int(torch.searchsorted(mass, mass[-1] / 2).clamp(max=len(mass) - 1))])
+    """The least of some numbers [n] at which half of the total weight is reached; n is at least 1."""
+    return float(np.quantile(numbers, 0.5, weights=weights, method="inverted_cdf"))
