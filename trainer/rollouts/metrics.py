@@ -1,6 +1,5 @@
 """Metrics of a step's rollouts: rewards, scores, lengths, and correctness by arm."""
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -147,12 +146,9 @@ def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
     if _sum_of_squares(rewards) < _NO_VARIANCE:
         rewards = _centred([statistics.fmean(of_group) for of_group, _ in judged])
         correct = _centred([statistics.fmean(of_group) for _, of_group in judged])
-    squares = _sum_of_squares(rewards), _sum_of_squares(correct)
-    if min(squares) < _NO_VARIANCE:
+    if min(_sum_of_squares(rewards), _sum_of_squares(correct)) < _NO_VARIANCE:
         return None
-    return sum(r * c for r, c in zip(rewards, correct, strict=True)) / math.sqrt(
-        squares[0] * squares[1]
-    )
+    return statistics.correlation(rewards, correct)
 
 
 def _rewarded(group: ScoredGroup, values: Sequence[_T]) -> list[_T]:
