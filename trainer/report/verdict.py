@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rich.console import Console
+from scipy.stats import norm
 
 from inference_server.wire.schemas import adapter_name
 from trainer.console.terminal import print_line
@@ -27,8 +28,8 @@ from trainer.report.run_record import RunRecord
 
 _POINTS_TO_SEE = 2.0
 """Effect for which an inconclusive verdict states the number of questions needed."""
-_POWER_Z, _CONFIDENCE_Z = 0.8416, 1.9600
-"""Normal quantiles of 80% power and of a two-sided 5% level."""
+_POWER_Z, _CONFIDENCE_Z = float(norm.isf(0.2)), float(norm.isf((1 - CONFIDENCE) / 2))
+"""Normal quantiles of 80% power and of the test's two-sided level."""
 
 
 class Outcome(StrEnum):
