@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.scaling.workload import Workload
 from trainer.model.batches.packing import cut, shard_budget
-from trainer.model.batches.rows import pack, row_cost
+from trainer.model.batches.row_packing import pack, row_cost
 from trainer.ranks.shards import shards_by_cost
 
 FAMILIES = 2

@@ -49,7 +49,7 @@ def train_online(command: TrainCommand) -> None:
         from trainer.console.terminal import CONSOLE_FILE, lasting_output
         from trainer.io.disk import raise_disk_full
         from trainer.online.setup import train
-        from trainer.ppo.followers import follow, leading
+        from trainer.ppo.leader_and_followers import follow, leading
         from trainer.ranks.process_group import joined_ranks
 
     folder = config.run.folder

@@ -34,7 +34,7 @@ from trainer.online.resume import (
 )
 from trainer.online.versions import Versions
 from trainer.online.weight_sync.proofs import Proofs
-from trainer.ppo.followers import FollowerStart, make_learner
+from trainer.ppo.leader_and_followers import FollowerStart, make_learner
 from trainer.ppo.learner import Learner
 from trainer.ranks.process_group import Ranks
 from trainer.rollouts.pretrained_critic import pretrain_critic

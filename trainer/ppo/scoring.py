@@ -18,8 +18,8 @@ from trainer.ppo.advantages import (
     token_rewards,
     whiten,
 )
-from trainer.ppo.exchange import experience_of_all_ranks
 from trainer.ppo.experience import Experience, MiniBatch, flat, require_finite, unequal_groups
+from trainer.ppo.experience_of_ranks import experience_of_all_ranks
 from trainer.ppo.kl import kl_estimate
 from trainer.ppo.losses import importance_weights, sequence_mask
 from trainer.ranks.process_group import Ranks

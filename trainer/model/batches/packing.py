@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.model.batches.prefix_tree import Ints, PrefixTree, common_prefixes, plant
-from trainer.model.batches.rows import pack, pack_apart, row_cost
+from trainer.model.batches.row_packing import pack, pack_apart, row_cost
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import TrainerError
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import Role
-from trainer.ppo.followers import FollowerStart, follow, leading, make_learner
+from trainer.ppo.leader_and_followers import FollowerStart, follow, leading, make_learner
 from trainer.ppo.learner import Learner
 from trainer.ppo.learner_state import learner_state
 from trainer.ranks.process_group import Ranks, joined_ranks

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.errors import NonFiniteError, RankLostError, RankOutOfMemoryError, UsageError
-from trainer.ppo.followers import leading
+from trainer.ppo.leader_and_followers import leading
 from trainer.ranks.process_group import Ranks, joined_ranks
 
 NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from tests.rounding import in_float64
 from tests.unit.trainer.ranks import steps
 from trainer.model.roles import PolicyRoles
-from trainer.ppo.followers import make_learner
+from trainer.ppo.leader_and_followers import make_learner
 from trainer.ppo.learner import Learner
 from trainer.ppo.learner_state import learner_state
 from trainer.ranks.process_group import Ranks

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from trainer.model.batches.packing import cut, packed_trees
 from trainer.model.batches.prefix_tree import common_prefixes, plant
-from trainer.model.batches.rows import row_cost
+from trainer.model.batches.row_packing import row_cost
 
 HIDDEN_SIZE = 128
 # Few tokens, so that much is shared.

@@ -1,4 +1,4 @@
-"""What the ranks other than the first do: their part of every step, which the first rank leads.
+"""How ranks train together: the first leads every step, and the others follow with their part of it.
 
 Only the first rank has a server, a run's folder and a console. It sends the others a step's inputs. From these,
 every rank derives by itself which rank computes which part (`trainer.ranks.shards`).

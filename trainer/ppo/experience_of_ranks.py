@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from trainer.model.batches.batch import MicroBatch
-from trainer.model.batches.rows import row_cost
+from trainer.model.batches.row_packing import row_cost
 from trainer.ppo.experience import Experience, MiniBatch
 from trainer.ranks.process_group import Ranks
 from trainer.ranks.shards import fewer_than_most, shards_by_cost

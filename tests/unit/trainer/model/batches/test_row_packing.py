@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.model.batches.rows import arrange, pack, pack_apart, row_cost
+from trainer.model.batches.row_packing import arrange, pack, pack_apart, row_cost
 
 HIDDEN_SIZE = 128
 
