@@ -59,7 +59,7 @@ class StepClock:
             "time/step_s": time.monotonic() - self._started,
         }
 
-    def to_json(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """`phases`, and the fractions of the step in which trainer and server waited.
 
         The trainer waits in the phase ``wait``; the server waits while no rollout is in flight. The

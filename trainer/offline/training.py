@@ -192,7 +192,7 @@ class _OfflineTraining:
         self.progress = TrainProgress(step=step, questions=self._questions.state)
         if step == 1 and (warning := foreign_warning(ppo.logprob_mismatch)):
             self._output.say(warning)
-        metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
+        metrics: Metrics = {**group_metrics(groups, groups), **ppo.by_name(), **clock.phases()}
         for name in _PENALTY_METRICS:
             del metrics[name]
         self._output.step(step, metrics)

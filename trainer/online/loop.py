@@ -88,7 +88,7 @@ class Training:
                 learned = self._learn(step, batch, clock)
                 published = self._publish(step, clock)
                 self.progress = TrainProgress(step=step, questions=self.pipeline.questions.state)
-                self.output.step(step, {**published, **learned, **clock.to_json()})
+                self.output.step(step, {**published, **learned, **clock.metrics()})
                 self._retain()
                 is_due = step % self.config.checkpoint_every == 0 or self.evaluations.is_due(step)
                 if is_due and step < num_steps:
@@ -155,7 +155,7 @@ class Training:
             )
         self._learned = step
         clock.lap("update")
-        return {**entry.metrics, **ppo.to_json()}
+        return {**entry.metrics, **ppo.by_name()}
 
     def _publish(self, step: int, clock: StepClock) -> Metrics:
         """Push the step's policy, and start its evaluation if one is due."""

@@ -61,7 +61,7 @@ class UpdateMetrics:
     policy_frozen: bool
     """True in the critic's warm-up steps."""
 
-    def to_json(self) -> dict[str, float]:
+    def by_name(self) -> dict[str, float]:
         """The fields under ``ppo/`` names."""
         return {f"ppo/{name}": float(value) for name, value in asdict(self).items()}
 

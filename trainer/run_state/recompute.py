@@ -33,7 +33,7 @@ class RecomputedStep:
     @property
     def metrics(self) -> Metrics:
         """The step's metrics, without those that exist only in a run with a server."""
-        metrics = {**self.entry.metrics, **self.ppo.to_json()}
+        metrics = {**self.entry.metrics, **self.ppo.by_name()}
         if self.adapters:
             newest, _ = self.adapters[-1]
             metrics["version"] = newest.version

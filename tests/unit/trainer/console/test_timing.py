@@ -50,7 +50,7 @@ def test_a_step_says_how_long_each_phase_took_and_who_waited(time: Time) -> None
     time.now += 0.5
     clock.lap("prove")
     time.now += 2.5
-    assert clock.to_json() == pytest.approx(
+    assert clock.metrics() == pytest.approx(
         {
             "time/wait_s": 1,
             "time/prove_s": 2.5,

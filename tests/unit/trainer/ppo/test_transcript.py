@@ -230,7 +230,7 @@ def test_an_update_is_what_its_equations_say(make_roles: MakeRoles) -> None:
         for group in optimizer.param_groups:
             group["eps"] = EPS
     mini_batches = update.experience(GROUPS, seed="x")
-    metrics = update.step(mini_batches, train_policy=True).to_json()
+    metrics = update.step(mini_batches, train_policy=True).by_name()
 
     # The seed decides which question comes first.
     first = {token for e in mini_batches[0] for token in e.batch.sampled.token_ids.tolist()}

@@ -300,8 +300,8 @@ def test_no_token_budget_changes_the_gradients(
         found, metrics = step(budget, torch.float32)
         for part in parts:
             assert farthest(exact[part], found[part]) < gradient_rounding(exact[part])
-        assert metrics.to_json() == pytest.approx(
-            exact_metrics.to_json(), rel=1e-4, abs=1e-5, nan_ok=True
+        assert metrics.by_name() == pytest.approx(
+            exact_metrics.by_name(), rel=1e-4, abs=1e-5, nan_ok=True
         )
 
 
@@ -469,7 +469,7 @@ def test_a_mini_batch_without_a_token_to_train_moves_nothing_by_momentum(
     assert differing(before[0], snapshot(roles)) == set()
     assert differing(before[1], optimizer_states(update)) == set()
     assert metrics.num_optimizer_steps == 0
-    assert all(math.isfinite(value) for value in metrics.to_json().values())
+    assert all(math.isfinite(value) for value in metrics.by_name().values())
 
 
 def test_the_explained_variance_leaves_out_completions_that_do_not_train(
@@ -541,7 +541,7 @@ def test_without_a_critic_none_is_asked_or_trained_and_nothing_warms_up(
     metrics = update.step(update.experience(GROUPS, seed="a"), train_policy=train_policy)
     assert differing(before, snapshot(roles)) == {"policy"}
     assert not metrics.policy_frozen
-    missing = {name for name, value in metrics.to_json().items() if math.isnan(value)}
+    missing = {name for name, value in metrics.by_name().items() if math.isnan(value)}
     assert missing == {
         "ppo/value_loss",
         "ppo/value_clip_fraction",
@@ -893,7 +893,7 @@ def test_diagnostics_of_a_first_step_worked_out_from_its_experience(make_roles: 
         "ppo/stopped_early": 0.0,
         "ppo/policy_frozen": 0.0,
     }
-    row = metrics.to_json()
+    row = metrics.by_name()
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert all(math.isfinite(value) for value in row.values())
 

@@ -117,7 +117,7 @@ def do_steps(learner: Learner) -> list[dict[str, float]]:
             make_groups(step),
             learner.roles.adapter_state(Role.POLICY),
             learning_rate_scale=1.0,
-        ).to_json()
+        ).by_name()
         for step in range(1, NUM_STEPS + 1)
     ]
 

@@ -63,7 +63,7 @@ def make_groups(seed: int) -> list[list[Sample]]:
 
 def train(learner: Learner, seed: int, served: dict[str, torch.Tensor]) -> dict[str, float]:
     mini_batches = learner.experience(9, make_groups(seed), served)
-    return learner.learn(9, mini_batches, learning_rate_scale=1.0).to_json()
+    return learner.learn(9, mini_batches, learning_rate_scale=1.0).by_name()
 
 
 def everything(learner: Learner) -> dict[str, torch.Tensor]:
