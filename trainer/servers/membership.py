@@ -196,8 +196,9 @@ class Membership:
 
     def in_use(self) -> set[int]:
         """The versions that every server needs: the active one, and those that requests ask for."""
-        asked = self._dispatcher.versions_asked | {self._versions.active or 0}
-        return asked & self._versions.folders.keys()
+        active = self._versions.active
+        needed = self._dispatcher.versions_asked | (set() if active is None else {active})
+        return needed & self._versions.folders.keys()
 
     def _update_settled(self) -> None:
         """Let callers of `wait` go on once a server is up or none can be expected any more; else let them wait."""
