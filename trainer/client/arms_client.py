@@ -89,7 +89,6 @@ class ArmsClient:
             "/v1/arms/generate",
             streamed=True,
             max_bytes=_longest_answer(request),
-            # Not in the body, where a server that does not know heartbeats would refuse it as an unknown field.
             params={"heartbeat_s": self._heartbeat_s},
             content=body,
             headers={"Content-Type": "application/json"},
