@@ -19,7 +19,7 @@ class _Rows:
     """The rows of one policy in a file."""
 
     sha256: str | None
-    """The digest of its weights; None of the base, and in rows older than the digest."""
+    """The digest of its weights; None of the base."""
     versions: list[int | None] = field(default_factory=list)
     """The numbers that it had."""
     num_rows: int = 0
@@ -34,8 +34,7 @@ async def require_same_policy(
 ) -> None:
     """Refuse to add rows of a model to a file with rows of another policy.
 
-    Versions are compared by the digest of their weights. Rows from before there was a digest are compared by number,
-    except with a folder, which gets another number with each upload.
+    Versions are compared by the digest of their weights: the same weights get another number with each upload.
 
     Args:
         output: The file.
@@ -55,18 +54,13 @@ async def require_same_policy(
         version = spec.served_version(status, field="model")
         sha256 = status.sha256_of(version)
         now = _name(sha256, version)
-    others: dict[str | int | None, _Rows] = {}
+    is_base = spec.folder is None and version is None
+    others: dict[tuple[bool, str | None], _Rows] = {}
     for (row_version, row_sha256), num_rows in stored.policies.items():
-        if row_sha256 is not None and sha256 is not None:
-            is_other = row_sha256 != sha256
-        elif spec.folder is not None:
-            is_other = row_version is None
-        else:
-            is_other = row_version != version
-        if is_other:
+        policy = row_version is None, row_sha256
+        if policy != (is_base, sha256):
             # Weights that were uploaded again, such as after a server's restart, have several numbers.
-            key = row_version if row_sha256 is None else row_sha256
-            rows = others.setdefault(key, _Rows(sha256=row_sha256))
+            rows = others.setdefault(policy, _Rows(sha256=row_sha256))
             rows.num_rows += num_rows
             rows.versions.append(row_version)
     if not others:
@@ -94,7 +88,7 @@ def _how_to_name(rows: _Rows, spec: ModelSpec, status: ServerStatus) -> str:
     version, *others = rows.versions
     if version is None:
         return ", or set model to base"
-    held = [v.name for v in status.versions if rows.sha256 is not None and v.sha256 == rows.sha256]
+    held = [v.name for v in status.versions if v.sha256 == rows.sha256]
     if held:
         return f", or set model to {held[-1]}, which the server holds"
     # An uploaded folder has another number in the rows than in its run.

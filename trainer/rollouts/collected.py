@@ -24,7 +24,7 @@ class _CollectedRow(BaseModel):
     choices: tuple[str, ...] = ()
     policy_version: int | None = None
     adapter_sha256: str | None = None
-    """None of the base, and in rows older than this field."""
+    """None of the base."""
     base_fingerprint: str | None = None
     """None if the server did not know it."""
 

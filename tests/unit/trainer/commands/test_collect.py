@@ -407,9 +407,6 @@ WEIGHTS = {"a": "a" * 64, "b": "b" * 64}
             "or set model to base",
         ),
         ([(3, "a"), (None, None)], "but model policy is the base now: choose another output, or "),
-        # Rows of the releases that did not write a digest.
-        ([(3, None), (3, "a")], None),
-        ([(3, None), (5, "a")], "{} has 2 rows of version 3, but model policy is version 5 ("),
     ],
 )
 async def test_a_collection_does_not_resume_with_another_policy(
