@@ -103,7 +103,7 @@ def train(bench: Bench, task: LongTask, row: str, seed: int) -> float:
 
 def collected(bench: Bench, task: LongTask, seed: int) -> tuple[Path, float]:
     """The file of the SFT adapter's rollouts for the critic, and the seconds that collecting them took."""
-    from trainer.commands.collect import run_collect
+    from trainer.collect.collection import run_collect
 
     path, took = (task.folder / f"rollouts-{seed}.{ending}" for ending in ("jsonl", "seconds"))
     if not took.is_file():

@@ -19,7 +19,7 @@ from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import policy_of
-from trainer.commands.collect import collect
+from trainer.collect.collection import collect
 from trainer.config.sections import CollectConfig, ServerConfig
 from trainer.console.environment import prepare_environment
 from trainer.console.stop_signals import StopRequest

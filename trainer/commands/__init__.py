@@ -1,1 +1,1 @@
-"""The commands, except for online PPO, evaluation, replay and report, which have packages of their own."""
+"""The commands, except for those that have packages of their own, such as online PPO, collection and evaluation."""

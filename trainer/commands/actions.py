@@ -84,7 +84,7 @@ def collect(config: CollectConfig) -> None:
 
     require_source(config.data.source)
     with leaving_at_interrupt():
-        from trainer.commands.collect import run_collect
+        from trainer.collect.collection import run_collect
         from trainer.io.disk import raise_disk_full
 
     with raise_disk_full(config.output.parent.absolute()):

@@ -25,8 +25,8 @@ from inference_server.wire.schemas import (
 )
 from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
+from trainer.collect.collection import Collected, collect
 from trainer.commands import actions
-from trainer.commands.collect import Collected, collect
 from trainer.config.sections import CollectConfig
 from trainer.console.stop_signals import StopRequest
 from trainer.data.sources import load_records
@@ -595,7 +595,7 @@ def test_a_full_disk_is_said_with_the_files_folder(
     def write(_: CollectConfig) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trainer.commands.collect.run_collect", write)
+    monkeypatch.setattr("trainer.collect.collection.run_collect", write)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DiskFullError, match=f"disk of {tmp_path}; ") as caught:
         actions.collect(config(Path("rows.jsonl")))

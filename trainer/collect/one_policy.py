@@ -7,9 +7,9 @@ from pathlib import Path
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, ServerStatus, adapter_name
 from trainer.client.model_spec import ModelSpec
+from trainer.collect.stored_rows import CollectedRows
 from trainer.config.safe_text import safe_line, shortened
 from trainer.errors import UsageError
-from trainer.rollouts.collected import CollectedRows
 
 _SHOWN_DIGITS = 12
 

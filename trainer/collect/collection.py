@@ -20,8 +20,9 @@ from trainer.client.ask_groups import group_request
 from trainer.client.asked_model import AskedModel, uploaded
 from trainer.client.model_spec import ModelSpec
 from trainer.client.protocol import AdapterServer
-from trainer.commands.collect_settings import CollectSettings
-from trainer.commands.one_policy import require_same_policy
+from trainer.collect.one_policy import require_same_policy
+from trainer.collect.settings import CollectSettings
+from trainer.collect.stored_rows import collected_rows
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
@@ -31,7 +32,6 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.io.base_record import BaseRecord, require_adapter_of
 from trainer.io.jsonl import JsonlAppender
-from trainer.rollouts.collected import collected_rows
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
@@ -113,60 +113,55 @@ async def collect(
     records = load_records(
         data.source, Split.TRAIN, num_records=num_records, seed=data.seed, shape=data.shape
     )
-    # Before anything that is read of the file or written beside it.
-    with JsonlAppender(config.output) as file:
-        return await _collect_into(file, config, spec, records, client, stop, say)
-
-
-async def _collect_into(
-    file: JsonlAppender,
-    config: CollectConfig,
-    spec: ModelSpec,
-    records: Sequence[Record],
-    client: AdapterServer,
-    stop: StopRequest,
-    say: Callable[[str], None],
-) -> Collected:
-    """`collect`, once the file is open and no other process can write it."""
     output = config.output
-    settings = CollectSettings(output)
-    asked_as = config.rollout.prompt_format
-    if asked_as == "auto":
-        asked_as = settings.prompt_format() or resolve_format(
-            "auto", has_chat_template=(await client.status()).has_chat_template
-        )
-    rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
-    config = config.model_copy(update={"rollout": rollout})
-    settings.require(config)
-    stored = collected_rows(output, records, say)
-    num_stored = len(stored.ids)
-    missing = [record for record in records if record.id not in stored.ids]
-    found = Collected(num_before=num_stored)
-    if not missing and not settings.have_another_model(config):
+    # Before anything that is read of the file or written beside it.
+    with JsonlAppender(output) as file:
+        settings = CollectSettings(output)
+        config = await _with_prompt_format(config, settings, client)
+        settings.require(config)
+        stored = collected_rows(output, records, say)
+        num_stored = len(stored.ids)
+        missing = [record for record in records if record.id not in stored.ids]
+        found = Collected(num_before=num_stored)
+        if not missing and not settings.have_another_model(config):
+            settings.keep(config)
+            return found
+        status = await client.status()
+        if spec.folder is not None:
+            base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
+            require_adapter_of(spec.folder, base, field="model")
+        await require_same_policy(output, stored, spec, status)
         settings.keep(config)
-        return found
-    status = await client.status()
-    if spec.folder is not None:
-        base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
-        require_adapter_of(spec.folder, base, field="model")
-    await require_same_policy(output, stored, spec, status)
-    settings.keep(config)
-    missing = drop_overlong(missing, status.base_model, config.rollout, status, say)
-    if not missing:
-        return found
-    with (
-        RewardFunctions(config.reward) as functions,
-        group_lines("collect", num_done=num_stored, num_total=num_stored + len(missing)) as shown,
-    ):
-        async with _asked(spec, client, status) as model:
-            await _ask_all(
-                missing,
-                partial(_ask, config, functions, model),
-                _keeper(file, found, shown, model, status),
-                stop,
-                num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
-            )
+        missing = drop_overlong(missing, status.base_model, config.rollout, status, say)
+        if not missing:
+            return found
+        num_total = num_stored + len(missing)
+        with (
+            RewardFunctions(config.reward) as functions,
+            group_lines("collect", num_done=num_stored, num_total=num_total) as shown,
+        ):
+            async with _asked(spec, client, status) as model:
+                await _ask_all(
+                    missing,
+                    partial(_ask, config, functions, model),
+                    _keeper(file, found, shown, model, status),
+                    stop,
+                    num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
+                )
     return found
+
+
+async def _with_prompt_format(
+    config: CollectConfig, settings: CollectSettings, client: AdapterServer
+) -> CollectConfig:
+    """The configuration with the prompt format that the file has, or else the one that suits the model, for ``auto``."""
+    if config.rollout.prompt_format != "auto":
+        return config
+    prompt_format = settings.prompt_format() or resolve_format(
+        "auto", has_chat_template=(await client.status()).has_chat_template
+    )
+    rollout = config.rollout.model_copy(update={"prompt_format": prompt_format})
+    return config.model_copy(update={"rollout": rollout})
 
 
 def _keeper(

@@ -1,0 +1,1 @@
+"""Collecting rollouts into a file."""
