@@ -69,10 +69,10 @@ class RetryingHTTP:
     def __init__(
         self,
         config: ServerConfig,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx.AsyncBaseTransport | None,
         *,
-        logs_outages: bool = True,
-        full_for_s: float | None = None,
+        logs_outages: bool,
+        full_for_s: float | None,
     ):
         """Nothing is sent before the first request.
 

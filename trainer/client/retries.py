@@ -39,7 +39,7 @@ class Patience:
 class Outage:
     """Logs when a server begins to fail and why, every half minute that it still does, and when it is over."""
 
-    def __init__(self, give_up_after_s: float, *, is_logged: bool = True):
+    def __init__(self, give_up_after_s: float, *, is_logged: bool):
         """``give_up_after_s`` only appears in the log lines, which are left out unless ``is_logged``."""
         self._give_up_after_s = give_up_after_s
         self._level = logging.WARNING if is_logged else logging.DEBUG

@@ -14,7 +14,6 @@ from regime_w import AnswerType, answer_type_of
 from regime_w.algebra.math_process import LibraryMissing
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.choice import LETTERS, Choice, letter_of
-from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
 from trainer.data.row_fields import named_fields
 from trainer.errors import DataError
@@ -183,7 +182,7 @@ def usable_type(name: AnswerTypeName, choices: Sequence[str] = ()) -> AnswerType
         raise DataError(str(error)) from None
 
 
-def check_gold(gold: str, where: str, answer_type: AnswerType = NUMBER) -> None:
+def check_gold(gold: str, where: str, answer_type: AnswerType) -> None:
     """Refuse a gold answer that its type cannot read.
 
     Raises:

@@ -50,16 +50,15 @@ def ask_server(config: DoctorConfig) -> Iterator[CheckResult]:
 
 
 def check_served_model(
-    status: ServerStatus, config: DoctorConfig, url: str | None = None
+    status: ServerStatus, config: DoctorConfig, url: str
 ) -> Iterator[CheckResult]:
     """Whether a server serves the same base model, and whether its limits suit the run.
 
     Args:
         status: The server's status.
         config: The run's configuration.
-        url: The server's address; ``server.url`` by default.
+        url: The server's address.
     """
-    url = url or config.server.url
     try:
         check_server(status, config)
     except UsageError as error:

@@ -18,15 +18,13 @@ from trainer.evaluation.records import Answer, QuestionAnswers, answers_path, re
 from trainer.evaluation.results import EVALUATION_FILE
 
 
-def print_diff(
-    evaluation: Path, baseline: str | None = None, model: str | None = None, *, limit: int
-) -> None:
+def print_diff(evaluation: Path, baseline: str | None, model: str | None, *, limit: int) -> None:
     """Print the questions that only one of two models answers correctly (greedy answers).
 
     Args:
         evaluation: The file that ``eval --output`` named, or the folder with an evaluation.json.
-        baseline: Label of the first model; the last but one, by default.
-        model: Label of the second; the last, by default.
+        baseline: Label of the first model; None means the last but one.
+        model: Label of the second; None means the last.
         limit: Most questions to show of those that the second model wins, and as many of those that it loses.
 
     Raises:

@@ -24,7 +24,6 @@ from trainer.rollouts.groups import (
     Score,
     ScoredGroup,
     as_paired,
-    score_group,
 )
 from trainer.rollouts.questions import QuestionBatch, QuestionStream
 
@@ -56,7 +55,7 @@ class RolloutPipeline:
         questions: QuestionStream,
         rollout: RolloutConfig,
         reward: RewardConfig,
-        score: Score = score_group,
+        score: Score,
     ):
         """Requests start with the first `ask`."""
         self.questions = questions

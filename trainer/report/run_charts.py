@@ -129,7 +129,7 @@ CHARTS: Mapping[str, CurveChart] = {
 
 
 def run_charts(
-    rows: Sequence[Mapping[str, float]], late_evaluations: Sequence[Mapping[str, float]] = ()
+    rows: Sequence[Mapping[str, float]], late_evaluations: Sequence[Mapping[str, float]]
 ) -> list[RenderedChart]:
     """The charts that the metrics have data for.
 

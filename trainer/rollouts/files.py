@@ -101,7 +101,7 @@ class StoredRollouts:
         path: Path,
         retokeniser: Retokeniser,
         *,
-        num_groups: int | None = None,
+        num_groups: int | None,
         limits: RowLimits,
     ):
         """Read the whole file once.

@@ -147,7 +147,7 @@ def longest_tokens(*examples: Dataset | None) -> int:
 
 
 def sft_advice(
-    learning_rate: float, demonstrations: Sequence[Record], held_out: Sequence[Record] = ()
+    learning_rate: float, demonstrations: Sequence[Record], held_out: Sequence[Record]
 ) -> list[str]:
     """Warnings: of a learning rate too low for LoRA, and of demonstrations that are mostly answers without solutions.
 

@@ -29,8 +29,8 @@ def packed_trees(
     *,
     max_tokens: int,
     hidden_size: int,
-    num_shards: int = 1,
-    shares_prefixes: bool = True,
+    num_shards: int,
+    shares_prefixes: bool,
 ) -> list[list[list[PlacedTree]]]:
     """Divide sequences into trees, and divide the trees among the rows of micro-batches.
 

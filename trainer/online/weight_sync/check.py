@@ -56,7 +56,7 @@ passes; training on 100,000 completion tokens takes 500,000."""
 class SyncCheck:
     """Checks versions against what was pushed, and knows the run's usual noise."""
 
-    def __init__(self, config: TrainConfig, *, server_dtype: str, past: Sequence[Metrics] = ()):
+    def __init__(self, config: TrainConfig, *, server_dtype: str, past: Sequence[Metrics]):
         """Fix the thresholds of a run.
 
         Args:

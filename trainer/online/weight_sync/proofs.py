@@ -61,7 +61,7 @@ class Proofs:
         records: Sequence[Record],
         *,
         server_dtype: str,
-        past: Sequence[Metrics] = (),
+        past: Sequence[Metrics],
     ):
         """Nothing is asked before the first call.
 

@@ -36,7 +36,7 @@ def test_no_patience_is_one_attempt() -> None:
 def test_an_outage_is_told_when_it_begins_now_and_then_and_when_it_is_over(
     set_clock: SetClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = Outage(600.0)
+    found = Outage(600.0, is_logged=True)
     found.over()
     for now_s in (1000.0, 1001.0, 1029.9, 1030.0, 1045.0):
         set_clock(now_s)

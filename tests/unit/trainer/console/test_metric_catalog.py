@@ -88,5 +88,5 @@ def test_the_line_has_what_the_row_has() -> None:
 
 
 def test_only_charts_with_data_are_drawn() -> None:
-    charts = run_charts([{"step": 1, "ppo/kl_coef": 0.1}, {"step": 2, "arm/solo": 1.0}])
+    charts = run_charts([{"step": 1, "ppo/kl_coef": 0.1}, {"step": 2, "arm/solo": 1.0}], ())
     assert [chart.title for chart in charts] == ["Reward by arm", "KL to the reference"]

@@ -387,19 +387,19 @@ def test_a_run_that_resumes_needs_only_the_disk_that_it_does_not_hold_yet(
 def test_the_same_base_is_ok_and_another_is_not(model: Path) -> None:
     config = config_of(model, rollout=RolloutConfig(max_tokens=40))
     same = served(base_fingerprint=fingerprint(model))
-    assert only(check_served_model(same, config)).status is CheckStatus.OK
-    other = only(check_served_model(served(base_fingerprint="0" * 16), config))
+    assert only(check_served_model(same, config, config.server.url)).status is CheckStatus.OK
+    other = only(check_served_model(served(base_fingerprint="0" * 16), config, config.server.url))
     assert other.status is CheckStatus.BAD
     assert "another revision" in other.text
     assert "--revision" in other.advice
-    unknown = only(check_served_model(served(), config))
+    unknown = only(check_served_model(served(), config, config.server.url))
     assert unknown.status is CheckStatus.NOTE
 
 
 def test_a_server_that_allows_too_little_is_bad(model: Path) -> None:
     config = config_of(model, rollout=RolloutConfig(max_tokens=600))
     same = served(base_fingerprint=fingerprint(model))
-    limits, base = check_served_model(same, config)
+    limits, base = check_served_model(same, config, config.server.url)
     assert limits.status is CheckStatus.BAD
     assert "max_tokens" in limits.text
     assert base.status is CheckStatus.OK

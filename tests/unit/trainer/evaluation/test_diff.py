@@ -70,7 +70,7 @@ def test_the_limit_holds_for_each(evaluation: Path, capsys: pytest.CaptureFixtur
 def test_a_run_has_its_evaluation_and_the_last_two_models_are_compared(
     evaluation: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_diff(evaluation.parent, limit=0)
+    print_diff(evaluation.parent, None, None, limit=0)
     shown = capsys.readouterr().out
     assert "PPO right, SFT wrong: 2 of 4 questions" in shown
     assert "PPO wrong, SFT right: 1 of 4 questions" in shown
@@ -80,7 +80,7 @@ def test_one_model_differs_from_none(tmp_path: Path) -> None:
     question = QuestionAnswers(id="q", question="?", gold="7", models={"SFT": answer("#### 7")})
     write_answers(answers_path(tmp_path / "evaluation.json"), [question])
     with pytest.raises(UsageError, match="needs two evaluated models; it has 1"):
-        print_diff(tmp_path, limit=1)
+        print_diff(tmp_path, None, None, limit=1)
 
 
 def test_questions_of_different_models_are_named(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_questions_of_different_models_are_named(tmp_path: Path) -> None:
     ]
     write_answers(answers_path(tmp_path / "evaluation.json"), questions)
     with pytest.raises(UsageError, match=r"answers\.jsonl: q1 was asked of SFT, and the first"):
-        print_diff(tmp_path, limit=1)
+        print_diff(tmp_path, None, None, limit=1)
 
 
 def test_a_label_that_was_not_evaluated_is_refused(evaluation: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, bootstrap, mannwhitneyu, norm
 
 from trainer.evaluation.statistics import (
+    CONFIDENCE,
     Trend,
     auc,
     auc_interval,
@@ -57,8 +58,8 @@ def test_wilson_interval_is_the_published_one(
 def test_the_interval_of_a_difference_is_the_published_one(
     first: tuple[int, int], second: tuple[int, int], low: float, high: float
 ) -> None:
-    assert difference_interval(first, second) == pytest.approx((low, high), abs=5e-5)
-    assert difference_interval(second, first) == pytest.approx((-high, -low), abs=5e-5)
+    assert difference_interval(first, second, CONFIDENCE) == pytest.approx((low, high), abs=5e-5)
+    assert difference_interval(second, first, CONFIDENCE) == pytest.approx((-high, -low), abs=5e-5)
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -27,7 +27,7 @@ from trainer.data.counterfactuals import Counterfactuals
 from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
 from trainer.online.pipeline import RolloutPipeline
-from trainer.rollouts.groups import RolloutBatch
+from trainer.rollouts.groups import RolloutBatch, score_group
 from trainer.rollouts.metrics import rollout_metrics
 from trainer.rollouts.questions import QuestionStream
 
@@ -97,7 +97,8 @@ def make_pipeline(
     /,
     **rollout: object,
 ) -> RolloutPipeline:
-    return RolloutPipeline(versions_for(client, portal), stream, RolloutConfig(**rollout), reward)
+    config = RolloutConfig(**rollout)
+    return RolloutPipeline(versions_for(client, portal), stream, config, reward, score_group)
 
 
 def next_batch(pipeline: RolloutPipeline, *, version: int, num_needed: int) -> RolloutBatch:
@@ -420,7 +421,8 @@ def test_leaving_the_pipeline_gives_up_what_is_in_flight(fails: bool) -> None:
         config = RolloutConfig(questions_per_step=1, max_staleness=1)
 
         def leave() -> None:
-            with RolloutPipeline(versions_for(client, portal), stream, config, REWARD) as pipeline:
+            versions = versions_for(client, portal)
+            with RolloutPipeline(versions, stream, config, REWARD, score_group) as pipeline:
                 batch = next_batch(pipeline, version=1, num_needed=2)
                 assert [group.record.id for group in batch.groups] == ["r0"]
                 if fails:

@@ -41,13 +41,13 @@ def test_a_long_run_says_so_and_keeps_every_evaluation() -> None:
     rows = [{"step": step, "reward/mean": 1.0 + step % 2} for step in range(1, 2501)]
     rows[98] |= {"eval/step": 99, "eval/accuracy": 0.125}
     rows[99] |= {"eval/step": 100, "eval/accuracy": 0.375}
-    charts = {chart.title: chart for chart in run_charts(rows)}
+    charts = {chart.title: chart for chart in run_charts(rows, ())}
     reward, evaluation = charts["Reward and its parts"], charts["Held-out accuracy"]
     assert "A point is the mean of up to 3 steps." in reward.note
     assert "A point" not in evaluation.note
     assert "0.125" in evaluation.figure
     assert "0.375" in evaluation.figure
-    (of_1001, *_) = run_charts(rows[:1001])
+    (of_1001, *_) = run_charts(rows[:1001], ())
     assert "A point is the mean of up to 2 steps." in of_1001.note
-    (short,) = run_charts(rows[:50])
+    (short,) = run_charts(rows[:50], ())
     assert "A point" not in short.note

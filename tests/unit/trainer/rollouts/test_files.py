@@ -70,7 +70,8 @@ def stored(path: Path, *rows: dict[str, Any], token_budget: int = CONTEXT) -> St
     limits = RowLimits(
         base=BaseLimits(vocab_size=VOCAB_SIZE, context_tokens=CONTEXT), token_budget=token_budget
     )
-    return StoredRollouts(path, Retokeniser.of(renderer, RolloutConfig()), limits=limits)
+    retokeniser = Retokeniser.of(renderer, RolloutConfig())
+    return StoredRollouts(path, retokeniser, num_groups=None, limits=limits)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_demonstrations_without_solutions_are_named(
     records = [
         Record(id=str(i), question="?", gold=gold, answer_type=kind) for i, gold in enumerate(golds)
     ]
-    lines = sft_advice(1e-4, records)
+    lines = sft_advice(1e-4, records, ())
     assert [line.partition(" demonstrations")[0] for line in lines] == (
         [f"{num_bare} of {len(golds)}"] if num_bare else []
     )
