@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from regime_w import ArmOutput, extract_answer, reward_group
-from regime_w.equations.parsing import parse_equations
+from regime_w.worked_steps.parsing import parse_equations
 
 NUM_REPETITIONS = 7
 MIN_REPETITION_S = 0.2

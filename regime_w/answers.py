@@ -1,11 +1,11 @@
 r"""Finds the answer in a text and reads it exactly.
 
-It is looked for in what `regime_w.numbers.completions` leaves of a completion: not in thoughts, nor in what is struck out
+It is looked for in what `regime_w.texts.completions` leaves of a completion: not in thoughts, nor in what is struck out
 or follows the end of the turn. The first rule that applies gives the position of the answer:
 
 1. After the last ``####``: its line, or the next if that is empty. The rest is ignored. If the line is a
    heading (``#### Final Answer``, ``#### Step 2``), the answer is in the text under it: see
-   `regime_w.numbers.marker`.
+   `regime_w.texts.marker`.
 2. In the last ``\boxed{}``, ``\fbox{}`` or ``<answer></answer>``.
 3. After the last "answer is" that claims an answer and that a number follows, or under the last heading "Final Answer".
 4. The last number, unless it is part of another, as in ``12:00``: see `regime_w.numbers.prose`.
@@ -20,16 +20,16 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from regime_w.numbers.blocks import BOX, HEADING, closing_brace, first_block
 from regime_w.numbers.boxes import are_rivals, number_in_box
 from regime_w.numbers.claims import claimed, claimed_in_field
-from regime_w.numbers.completions import completion_of, struck_number
-from regime_w.numbers.denials import denial, is_rejection, is_unclaimed, is_withdrawal
-from regime_w.numbers.marker import MARKER, after_marker
-from regime_w.numbers.markup import FACTORIAL
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import MAX_LINE, read_gold_line, read_line
+from regime_w.texts.blocks import BOX, HEADING, closing_brace, first_block
+from regime_w.texts.completions import completion_of, struck_number
+from regime_w.texts.denials import denial, is_rejection, is_unclaimed, is_withdrawal
+from regime_w.texts.marker import MARKER, after_marker
+from regime_w.texts.markup import FACTORIAL
 
 _MAX_GOLD_BOXES = 100
 """A gold answer with more boxes is not a solution."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import sqrt
 
-from regime_w.equations.parsing import Equation, parse_equations
 from regime_w.numbers.arithmetic import Exact
+from regime_w.worked_steps.parsing import Equation, parse_equations
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from typing import Any
 from regime_w.answers import extract_gold
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
-from regime_w.numbers.completions import opened_thought
 from regime_w.reward import arm_rewards
+from regime_w.texts.completions import opened_thought
 
 Text = str | list[dict[str, Any]]
 """A prompt or completion: plain text or chat messages, whose content is text or a list of parts."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from regime_w import build_prompt
-from regime_w.numbers.completions import opened_thought
+from regime_w.texts.completions import opened_thought
 
 _TEMPLATE_ERRORS = (
     *(ValueError, TypeError, TemplateError),

@@ -24,7 +24,7 @@ from inference_server.wire.prompt_options import (
     PromptFormatChoice,
     resolve_format,
 )
-from regime_w.numbers.completions import THOUGHT_ENDS, THOUGHT_STARTS
+from regime_w.texts.completions import THOUGHT_ENDS, THOUGHT_STARTS
 
 
 class PromptRenderer:

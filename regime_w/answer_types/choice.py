@@ -26,8 +26,8 @@ from regime_w.answer_types.positions import (
     states_in_form,
 )
 from regime_w.answer_types.text import normalised
-from regime_w.numbers.completions import completion_of
-from regime_w.numbers.markup import without_markup
+from regime_w.texts.completions import completion_of
+from regime_w.texts.markup import without_markup
 
 LETTERS = string.ascii_uppercase
 """Names of the choices, in order."""

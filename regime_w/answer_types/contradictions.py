@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from regime_w.answer_types.text import normalised
-from regime_w.numbers.denials import is_denied, is_withdrawal
-from regime_w.numbers.statements import has_hedge
+from regime_w.texts.denials import has_hedge, is_denied, is_withdrawal
 
 _REJECTED = (
     r"(?:(?:eliminat|exclud|reject|discard|dismiss|refut|contradict)ed\b|disprove[dn]\b|(?:ruled|crossed|struck)\sout\b"

@@ -18,10 +18,10 @@ from regime_w.algebra.math_process import are_equal
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.positions import only_line, stated_answer, states_gold, states_in_form
 from regime_w.answer_types.text import is_withdrawn, normalised
-from regime_w.numbers.completions import completion_of
-from regime_w.numbers.markup import without_markup
 from regime_w.numbers.numerals import NUMBER, canonical, value_of
-from regime_w.numbers.statements import has_hedge
+from regime_w.texts.completions import completion_of
+from regime_w.texts.denials import has_hedge
+from regime_w.texts.markup import without_markup
 
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)\s*{NUMBER}", re.VERBOSE | re.IGNORECASE)
 # A numeral with its base is read as words are, since math-verify ignores the base.

@@ -1,6 +1,6 @@
 r"""Where a completion states its answer, whatever the answer's type.
 
-The first rule that applies gives the position: after the last ``####`` (see `regime_w.numbers.marker`), in
+The first rule that applies gives the position: after the last ``####`` (see `regime_w.texts.marker`), in
 the last ``\boxed{}`` or ``<answer></answer>``, after the last "answer is" or under the last heading "Final
 Answer". A sentence that denies or supposes an answer does not state it: "the answer is not A", "the incorrect
 option is A", "if the answer was A".
@@ -9,19 +9,18 @@ option is A", "if the answer was A".
 import re
 from dataclasses import dataclass
 
-from regime_w.answer_types.announcements import (
+from regime_w.texts.announcements import (
     ANSWER_IS,
     clause_start,
     field_value,
     is_stated,
     without_contrast,
 )
-from regime_w.answer_types.sentences import first_sentence, without_outer_marks
-from regime_w.numbers.blocks import BOX, WORK_HEADING, closing_brace, first_block
-from regime_w.numbers.denials import denial, has_correction, is_denied, says_instead
-from regime_w.numbers.marker import MARKER, after_marker
-from regime_w.numbers.markup import without_markup
-from regime_w.numbers.statements import has_hedge, last_match
+from regime_w.texts.blocks import BOX, WORK_HEADING, closing_brace, first_block
+from regime_w.texts.denials import denial, has_correction, has_hedge, is_denied, says_instead
+from regime_w.texts.marker import MARKER, after_marker
+from regime_w.texts.markup import without_markup
+from regime_w.texts.sentences import first_sentence, last_match, without_outer_marks
 
 MAX_ANSWER_CHARS = 400
 """A longer statement is prose, not an answer."""

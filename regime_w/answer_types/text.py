@@ -13,8 +13,8 @@ from regime_w.answer_types.positions import (
     states_gold,
     states_in_form,
 )
-from regime_w.numbers.completions import completion_of
-from regime_w.numbers.denials import is_denied, is_withdrawal
+from regime_w.texts.completions import completion_of
+from regime_w.texts.denials import is_denied, is_withdrawal
 
 _SAME = str.maketrans(
     {**dict.fromkeys("‘’‛`´", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("‐‑‒–—−", "-")}

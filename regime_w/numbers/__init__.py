@@ -1,1 +1,1 @@
-"""Numbers and equations as people write them in text."""
+"""Numbers as people write them in text."""

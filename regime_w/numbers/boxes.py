@@ -5,11 +5,11 @@ From a text and the beginning of a box to the text of its number.
 
 import re
 
-from regime_w.numbers.blocks import closing_brace
 from regime_w.numbers.continuations import is_continued
-from regime_w.numbers.denials import has_correction, has_no_answer, is_denied, is_one_of_several
-from regime_w.numbers.markup import without_markup
 from regime_w.numbers.statements import MAX_LINE, read_line
+from regime_w.texts.blocks import closing_brace
+from regime_w.texts.denials import has_correction, has_no_answer, is_denied, is_one_of_several
+from regime_w.texts.markup import without_markup
 
 _CONTEXT = 120
 """The most characters before a box, and behind it, that are looked at."""

@@ -6,16 +6,15 @@ or "unknown", is a claim as well, and no number is looked for elsewhere.
 
 import re
 
-from regime_w.numbers.completions import STRUCK
-from regime_w.numbers.denials import is_replacement
-from regime_w.numbers.markup import without_markup
 from regime_w.numbers.prose import read_last_number
 from regime_w.numbers.statements import (
     begins_with_number,
-    has_hedge,
     is_in_words_or_doubt,
     read_line,
 )
+from regime_w.texts.completions import STRUCK
+from regime_w.texts.denials import has_hedge, is_replacement
+from regime_w.texts.markup import without_markup
 
 _EXPLANATION = re.compile(r"[,;(](?=\s*[A-Za-z])| (?:because|since|as|which|so) ")
 _SCALED = re.compile(

@@ -7,8 +7,8 @@ number, but the words that turn it into another number can be listed, at least f
 import re
 import unicodedata
 
-from regime_w.numbers.blocks import KINDS
 from regime_w.numbers.numerals import SCALE
+from regime_w.texts.blocks import KINDS
 
 # Words that multiply the number before them, in the languages that models mix in.
 _MULTIPLIERS = (

@@ -6,20 +6,25 @@ at a window of bounded length around them.
 
 import re
 
-from regime_w.numbers.completions import STRUCK
 from regime_w.numbers.continuations import has_numeral, is_continued, is_part
-from regime_w.numbers.denials import has_no_answer, is_denied, is_first_try, is_one_of_several
-from regime_w.numbers.markup import without_markup
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER
 from regime_w.numbers.statements import (
     CURRENCY,
     MAX_LINE,
-    has_hedge,
     has_other_numbers,
-    last_match,
     signed_value,
 )
 from regime_w.numbers.unknowns import asks_for_unknown
+from regime_w.texts.completions import STRUCK
+from regime_w.texts.denials import (
+    has_hedge,
+    has_no_answer,
+    is_denied,
+    is_first_try,
+    is_one_of_several,
+)
+from regime_w.texts.markup import without_markup
+from regime_w.texts.sentences import last_match
 
 # Marks that close a quotation, emphasis, mathematics or an element may follow the full stop.
 CLOSING_MARKS = r"(?:[*_\"'`$)\]}]|\\[)\]]|</[A-Za-z]{1,10}>){0,20}"

@@ -5,24 +5,17 @@ answer, so nothing is guessed. Every step works on a text of bounded length.
 """
 
 import re
-from collections import deque
 
-from regime_w.numbers.completions import STRUCK
 from regime_w.numbers.continuations import has_numeral, is_continued
-from regime_w.numbers.markup import without_markup
 from regime_w.numbers.number_words import in_words
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER, SCALE, canonical, value_of
 from regime_w.numbers.unknowns import asks_for_unknown
+from regime_w.texts.denials import has_hedge
+from regime_w.texts.markup import without_markup
 
 MAX_LINE = 3 * MAX_DIGITS
 """Longer lines are prose; also the length of the window before a text's last number."""
 
-_HEDGE = re.compile(
-    r"\b(?:or|not|cannot|\w+n['’]t|never|neither|nor|maybe|perhaps|probably|possibly|unsure|unknown"
-    r"|at least|at most|approx|approximately|roughly|if|unless|but|wrong|incorrect)\b"
-    rf"|[?~<>≈≃≅±∓≠≤≥{STRUCK}]|!=|\\(?:approx|sim|pm|mp|neq?|leq?|geq?|lt|gt)\b|\.\.|…",
-    re.IGNORECASE,
-)
 _LIST = re.compile(r"[,;](?!\d{3})|(?:=|\bis\b).*\band\b")
 _DISCOURSE = re.compile(r"\s*(?:so|thus|therefore|hence|finally|then)\b,?", re.IGNORECASE)
 
@@ -110,11 +103,6 @@ def is_in_words_or_doubt(text: str) -> bool:
     return bool(in_words) or _IN_DOUBT.match(text) is not None
 
 
-def has_hedge(text: str) -> bool:
-    """Whether a text doubts, negates or bounds its number, or offers another."""
-    return _HEDGE.search(text) is not None
-
-
 def has_other_numbers(text: str) -> bool:
     """Whether a text without digits has numbers in words, or words that make another number of one."""
     return _NOT_UNITS.search(text) is not None
@@ -171,12 +159,6 @@ def _without_spelling(rest: str, value: str | None) -> str:
     if said != words and not said.startswith(words + " "):
         return rest
     return f"{rest[: spelling.start()]} {said[len(words) :]}{rest[spelling.end() :]}"
-
-
-def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The last match of a pattern in a text."""
-    last = deque(pattern.finditer(text), maxlen=1)
-    return last[0] if last else None
 
 
 def signed_value(match: re.Match[str], sign: str | None) -> str | None:

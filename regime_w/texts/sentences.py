@@ -1,6 +1,7 @@
 """Finds the sentence that gives an answer, without its full stop and marks that enclose more than the answer."""
 
 import re
+from collections import deque
 
 _MAX_BEFORE = 100
 """The most characters before a sentence that are looked at."""
@@ -13,6 +14,12 @@ _SENTENCE_END = re.compile(
 )
 _EMPHASIS = ("**", "__")
 _OPENING = {")": "(", "]": "[", "}": "{"}
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of a pattern in a text."""
+    last = deque(pattern.finditer(text), maxlen=1)
+    return last[0] if last else None
 
 
 def first_sentence(line: str) -> tuple[str, str]:

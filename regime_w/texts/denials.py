@@ -6,6 +6,8 @@ Texts are of bounded length.
 
 import re
 
+from regime_w.texts.completions import STRUCK
+
 _WRONG = "wrong|incorrect|mistaken|false|untrue|erroneous"
 _SUPPOSING = r"if|unless|whether|suppos\w+|assum\w+|imagine"
 _CONCLUDING = "so|therefore|thus|hence"
@@ -75,6 +77,12 @@ _RESULT_BEFORE = re.compile(r"[0-9][^!?;\n]*[-+*/=×÷]\s?[$€£¥]?\Z")
 _SUPPOSED = re.compile(
     rf"\b(?:{_WRONG}|{_SUPPOSING}|why|how|or|cannot|unlikely|doubtful|impossible|might|could|may|maybe|perhaps"
     rf"|possibly|thought|believed|guessed|claim\w*|argu\w+)\b|{_NEGATION}",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(?:or|not|cannot|\w+n['’]t|never|neither|nor|maybe|perhaps|probably|possibly|unsure|unknown"
+    r"|at least|at most|approx|approximately|roughly|if|unless|but|wrong|incorrect)\b"
+    rf"|[?~<>≈≃≅±∓≠≤≥{STRUCK}]|!=|\\(?:approx|sim|pm|mp|neq?|leq?|geq?|lt|gt)\b|\.\.|…",
     re.IGNORECASE,
 )
 _DENIAL = re.compile(r"[\W_]*+(?:not|never|neither|n['’]t|no longer)\b(?! only)", re.IGNORECASE)
@@ -173,3 +181,8 @@ def is_withdrawal(behind: str) -> bool:
 def has_correction(between: str) -> bool:
     """Whether the text between two answers corrects the first or concludes the second from it."""
     return _CORRECTION.search(between) is not None
+
+
+def has_hedge(text: str) -> bool:
+    """Whether a text doubts, negates or bounds its number, or offers another."""
+    return _HEDGE.search(text) is not None

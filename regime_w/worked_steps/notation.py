@@ -1,6 +1,6 @@
 """Rewrites the notation of a worked solution as plain numbers and operators, clause by clause.
 
-From a text to its clauses with an "=": LaTeX, currencies, rates and Markdown become what `regime_w.equations.parsing`
+From a text to its clauses with an "=": LaTeX, currencies, rates and Markdown become what `regime_w.worked_steps.parsing`
 tells apart. Every pattern scans the text once.
 """
 

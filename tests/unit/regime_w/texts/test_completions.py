@@ -4,7 +4,7 @@ import pytest
 
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
-from regime_w.numbers.completions import completion_of
+from regime_w.texts.completions import completion_of
 
 _TYPES: tuple[AnswerTypeName, ...] = ("number", "text", "math")
 

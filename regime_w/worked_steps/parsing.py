@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from regime_w.equations.notation import clauses
 from regime_w.numbers.arithmetic import MAX_CHARS, NUMBER, Exact, combine, evaluate, value_of_number
+from regime_w.worked_steps.notation import clauses
 
 MAX_EQUATIONS = 200
 """Equations of a text beyond this many are not read; worked solutions have a few dozen at most."""

@@ -2,11 +2,11 @@
 
 import pytest
 
-from regime_w.answer_types.announcements import field_value
 from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.choice import Choice
 from regime_w.answer_types.mathematics import Mathematics
 from regime_w.answer_types.text import Text
+from regime_w.texts.announcements import field_value
 
 TYPES: list[tuple[AnswerType, str, str]] = [
     (Choice(), "B", "C"),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regime_w.numbers.blocks import ANSWER_HEADING, first_block
+from regime_w.texts.blocks import ANSWER_HEADING, first_block
 
 MARKER = "####"
 """Stands before the answer at the end of a solution, as in GSM8K."""

@@ -5,8 +5,8 @@ From a text of any length to matches in it; the text before a match is read up t
 
 import re
 
-from regime_w.numbers.denials import is_supposed
-from regime_w.numbers.statements import last_match
+from regime_w.texts.denials import is_supposed
+from regime_w.texts.sentences import last_match
 
 _ADVERB = (
     r"(?-i:clearly|definitely|obviously|certainly|simply|indeed|surely|undoubtedly|therefore|thus|hence|then)"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regime_w import extract_answer
-from regime_w.equations.parsing import MAX_EQUATIONS, parse_equations
 from regime_w.reasoning import path_scores, read_path
+from regime_w.worked_steps.parsing import MAX_EQUATIONS, parse_equations
 
 GSM8K = os.environ.get("REGIME_W_GSM8K_DIR")
 STEP = "12 + 7 = 19"
