@@ -28,7 +28,7 @@ from trainer.export.target import TAG
 from trainer.export.versions import JournalDigest, RunVersion
 from trainer.io.base_record import read_base
 from trainer.report.run_record import RunRecord
-from trainer.report.verdict import Outcome, verdict_of
+from trainer.report.verdict import verdict_of
 
 _SECTIONS = ("policy", "data", "rollout", "reward", "ppo", "offline")
 _RUN_KEYS = ("num_steps", "seed")
@@ -113,7 +113,7 @@ def model_card(exported: Exported) -> str:
         source=public_path(config.data.source),
         base_name=exported.base_on_hub or f"./{Path(base).name}",
         fingerprint=(kept and kept.fingerprint) or known_fingerprint(base),
-        verdict=verdict if verdict.outcome is not Outcome.UNMEASURED else None,
+        verdict=verdict if verdict.is_paired else None,
         evidence=_plain(" ".join(filter(None, (verdict.evidence, run.other_data(public_path))))),
         trained=None if run.compared is None else run.compared[1],
         summary=None if evaluation is None else _plain(_public_summary(evaluation)),

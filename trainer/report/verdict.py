@@ -1,7 +1,7 @@
-"""Is RL helping? The verdict of a paired test on held-out questions, and what to change next.
+"""Is RL helping? The verdict of a test on held-out questions, and what to change next.
 
-Input: a `RunRecord`. Output: a `Verdict`, which the terminal and the report show. The test decides whether
-accuracy changed; the findings (`trainer.report.findings.ranking`) give likely causes. If accuracy rose
+Input: a `RunRecord`. Output: a `Verdict`, which the terminal and the report show. The paired test of ``evaluation.json``
+decides whether accuracy changed; without it, the run's own evaluations do. The findings (`trainer.report.findings.ranking`) give likely causes. If accuracy rose
 but the reward does not follow correctness, RL gets no credit: random rewards improve some models too
 (Spurious Rewards, arXiv 2506.10947). The test covers the choice of questions, not the choice of training seeds.
 """
@@ -24,6 +24,7 @@ from trainer.io.adapter_settings import training_data
 from trainer.io.run_layout import ADAPTERS_FOLDER, START_FOLDER, version_folders
 from trainer.report.findings.finding import Finding
 from trainer.report.findings.ranking import MEANINGLESS, findings_of
+from trainer.report.own_evaluations import Change, own_evaluations
 from trainer.report.run_record import RunRecord
 
 _POINTS_TO_SEE = 2.0
@@ -36,15 +37,15 @@ class Outcome(StrEnum):
     """Whether RL is helping."""
 
     HELPING = "helping"
-    """Accuracy rose, according to the paired test."""
+    """Accuracy rose, according to the test."""
     UNEARNED = "unearned"
     """Accuracy rose, but the reward did not pay for correct answers."""
     HURTING = "hurting"
-    """Accuracy fell, according to the paired test."""
+    """Accuracy fell, according to the test."""
     UNDECIDED = "undecided"
-    """The paired test is inconclusive."""
+    """The test is inconclusive."""
     UNMEASURED = "unmeasured"
-    """There is no evaluation of two models to compare."""
+    """No two evaluated models can be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class Verdict:
     """A sentence that says that the questions are not from the run's source; None unless that is known."""
     findings: tuple[Finding, ...]
     """The likeliest cause first."""
+    is_paired: bool
+    """Whether the answer is that of the paired test of ``evaluation.json``."""
 
     @property
     def cause(self) -> Finding | None:
@@ -70,7 +73,8 @@ class Verdict:
 
 def verdict_of(run: RunRecord) -> Verdict:
     """Judge a run by its evaluation, and look for causes in its metrics."""
-    outcome, answer, evidence = _judge(run)
+    paired = _paired(run)
+    outcome, answer, evidence = paired or _unpaired(run)
     findings = findings_of(run, helps=outcome is Outcome.HELPING)
     if outcome is Outcome.HELPING and any(finding.name in MEANINGLESS for finding in findings):
         outcome, answer = Outcome.UNEARNED, "Not because of its reward."
@@ -81,22 +85,20 @@ def verdict_of(run: RunRecord) -> Verdict:
         outcome=outcome,
         answer=answer,
         evidence=evidence,
-        other_data=None if outcome is Outcome.UNMEASURED else run.other_data(),
+        other_data=run.other_data() if paired else None,
         findings=findings,
+        is_paired=paired is not None,
     )
 
 
-def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
-    if run.evaluation is None:
-        said = filter(None, (run.left_out, _how_to_measure(run)))
-        return Outcome.UNMEASURED, "Not measured.", " ".join(said)
-    if run.compared is None:
-        missing = f"{EVALUATION_FILE} does not compare an adapter of the run with the run's start."
-        return Outcome.UNMEASURED, "Not measured.", f"{missing} {_how_to_measure(run)}"
+def _paired(run: RunRecord) -> tuple[Outcome, str, str] | None:
+    """The judgement of the paired test; None if there is no evaluation of the run's start and an adapter of it."""
+    if run.evaluation is None or run.compared is None:
+        return None
     start, trained = run.compared
     found = run.evaluation.difference(trained.label, start.label)
     if found is None or found.p_value is None:
-        return Outcome.UNMEASURED, "Not measured.", _how_to_measure(run)
+        return None
     num_questions = run.evaluation.num_questions
     evidence = (
         f"{found.label} answers {start.accuracy.value:.1%} → {trained.accuracy.value:.1%} of "
@@ -118,6 +120,38 @@ def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
         "Inconclusive.",
         f"{evidence} {_needed(found, num_questions)}",
     )
+
+
+def _unpaired(run: RunRecord) -> tuple[Outcome, str, str]:
+    """The judgement of the run's own evaluations, and how to get a paired test."""
+    said = [run.left_out or ""]
+    if run.evaluation is not None:
+        said = [f"{EVALUATION_FILE} does not compare an adapter of the run with the run's start."]
+    evaluations = own_evaluations(run.measured)
+    outcome, answer = Outcome.UNMEASURED, "Not measured."
+    if len(evaluations) > 1:
+        change = Change.of(evaluations)
+        outcome, answer = _of_change(change)
+        said.append(change.evidence)
+        if change.first.step:
+            said.append("The run's start was not evaluated.")
+        said.append("A paired test, question by question, detects smaller changes.")
+    elif evaluations:
+        said.append(
+            f"Held-out accuracy was {evaluations[0]}, of {evaluations[0].num_questions} questions, in the run's only "
+            "evaluation so far."
+        )
+    return outcome, answer, " ".join(filter(None, (*said, _how_to_measure(run))))
+
+
+def _of_change(change: Change) -> tuple[Outcome, str]:
+    """Whether accuracy changed; the newest version is judged, because the best is the luckiest of several."""
+    since = f", since step {change.first.step}" if change.first.step else ""
+    if change.low > 0:
+        return Outcome.HELPING, f"Yes{since}."
+    if change.high < 0:
+        return Outcome.HURTING, f"No, it hurts{since}."
+    return Outcome.UNDECIDED, "Inconclusive."
 
 
 def _equals(value: float) -> str:
@@ -160,14 +194,24 @@ def _how_to_measure(run: RunRecord) -> str:
     is_known = run.held_out is not None or (known is not None and known.held_out_source is not None)
     data = "" if is_known else " --data QUESTIONS"
     return (
-        "Evaluate the run's starting point and its newest adapter on the same held-out questions: "
-        f"python -m trainer eval --models {shlex.quote(models)}{data} --output "
+        "Evaluate the run's starting point and its newest adapter on the same held-out questions (this needs a running "
+        f"server): python -m trainer eval --models {shlex.quote(models)}{data}{_server(run)} --output "
         f"{shlex.quote(str(run.folder / EVALUATION_FILE))}"
         + (
             data
             and ", with a file of held-out questions as QUESTIONS: the run's settings name none"
         )
     )
+
+
+def _server(run: RunRecord) -> str:
+    """The flag that names the run's server, unless it is the default one."""
+    if run.config is None:
+        return ""
+    server = run.config.server
+    url = server.urls[0] if server.urls else server.url
+    is_default = url == type(server).model_fields["url"].default
+    return "" if is_default else f" --server.url {shlex.quote(url)}"
 
 
 def print_verdict(verdict: Verdict, console: Console) -> None:

@@ -1,12 +1,12 @@
 """Findings about the rollouts, the critic, and the run's best version."""
 
 import statistics
-from collections.abc import Mapping
 from itertools import pairwise
 
 from trainer.config.sections import TrainConfig
 from trainer.evaluation.statistics import is_below_best
 from trainer.report.findings.finding import Finding, number
+from trainer.report.own_evaluations import own_evaluations
 from trainer.report.run_record import RunRecord
 
 _TRUNCATED = 0.1
@@ -111,28 +111,19 @@ def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     The best was chosen among all evaluations before the last. The test is that of two independent shares. Evaluations
     of the same questions are not independent, and differ less by chance than this test assumes.
     """
-    # The version that the run began with has no place in best.json.
-    rows = [row for row in run.measured if "eval/accuracy" in row and row.get("eval/step") != 0]
-    evaluated = [_counts(row) for row in rows]
-    best_step = run.series("eval/best_step")
-    if not (evaluated and best_step and all(num > 0 for _, num in evaluated)):
+    measured = own_evaluations(run.measured)
+    # A fall below the run's start is not what an adapter of the run can repair.
+    evaluated = [evaluation for evaluation in measured if evaluation.step > 0]
+    if not evaluated:
         return None
-    shares = [num_correct / num for num_correct, num in evaluated]
-    best = evaluated[shares.index(max(shares))]
-    if not is_below_best(evaluated[-1], best, num_comparisons=len(evaluated) - 1):
+    last, best = evaluated[-1], max(evaluated, key=lambda evaluation: evaluation.accuracy)
+    if not is_below_best(last.counts, best.counts, num_comparisons=len(evaluated) - 1):
         return None
     return Finding(
         name="past_its_best",
         title="The best version is not the last",
-        evidence=f"Held-out accuracy was {max(shares):.1%} at step {best_step[-1]:.0f} and ended at "
-        f"{shares[-1]:.1%}.",
+        evidence=f"Held-out accuracy was {best.accuracy:.1%} {best.when} and ended at {last.accuracy:.1%}.",
         change="serve the adapter that checkpoints/best.json names; set "
         f'ppo.learning_rate_schedule ({config.ppo.learning_rate_schedule}) to "linear", or lower '
         f"run.num_steps ({config.run.num_steps}).",
     )
-
-
-def _counts(row: Mapping[str, float]) -> tuple[int, int]:
-    """The correct answers and the questions of an evaluation; no questions if its run is too old to have counted them."""
-    num = int(row.get("eval/num_questions", 0))
-    return round(min(max(row["eval/accuracy"], 0.0), 1.0) * num), num

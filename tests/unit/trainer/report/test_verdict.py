@@ -132,6 +132,23 @@ def test_how_to_measure_names_questions_where_the_run_does_not(
     assert ("QUESTIONS: the run's settings name none" in evidence) is not names
 
 
+@pytest.mark.parametrize(
+    ("server", "flag"),
+    [
+        ({}, ""),
+        ({"url": "http://gpu:8000"}, " --server.url http://gpu:8000"),
+        ({"urls": ["http://a:8000", "http://b:8000"]}, " --server.url http://a:8000"),
+    ],
+)
+def test_how_to_measure_says_that_it_needs_a_server_and_names_the_run_s(
+    server: dict[str, Any], flag: str
+) -> None:
+    evidence = verdict_of(record(config={"server": server})).evidence
+    assert "(this needs a running server)" in evidence
+    assert ("--server.url" in evidence) is bool(flag)
+    assert f"{flag} --output" in evidence
+
+
 def test_how_to_measure_finds_the_questions_of_the_rollouts_of_an_offline_run(
     tmp_path: Path,
 ) -> None:
