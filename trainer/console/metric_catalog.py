@@ -45,6 +45,7 @@ class Metric:
 METRICS: tuple[Metric, ...] = (
     Metric("step", "Number of the newest step", panel="Step", label="step", log="step {:>4}", is_brief=True),
     Metric("version", "Version that the newest step pushed", panel="Version, trainer", label="version", log="version {:.0f}"),
+    Metric("time", "Time of day at which the line was written, in seconds since 1970 (Unix time)"),
     # Rewards and scores of the rollouts
     Metric("reward/mean", "Mean reward of a completion", "reward", "reward", panel="Reward", log="reward {:+.3f}", is_brief=True),
     Metric("reward/std", "Standard deviation of the rewards", "standard deviation", panel="Reward"),

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from trainer.io.jsonl import read_rows
 from trainer.io.paths import is_lasting, shown_path
 from trainer.io.run_layout import ROLLOUTS_FOLDER
 from trainer.report.evaluation_charts import evaluation_charts
+from trainer.report.facts import kind_of, progress_of, setup_of
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
 from trainer.report.verdict import Verdict, print_verdict, verdict_of
@@ -116,8 +118,9 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
     evaluation = run.evaluation
     return environment.get_template("report.html.j2").render(
         name=run.folder.resolve().name,
-        last=run.rows[-1] if run.rows else None,
-        num_steps=None if run.config is None else run.config.run.num_steps,
+        kind=kind_of(run),
+        progress=progress_of(run, live=state is not None),
+        setup=setup_of(run),
         config=run.config_text,
         verdict=verdict,
         has_evaluation=run.has_evaluation,
@@ -129,13 +132,14 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
         charts=run_charts(run.rows, run.late_evaluations),
         steps=_read_transcripts(run.folder),
         state=state,
-        plotly_js="" if state is not None else Markup(_packed(get_plotlyjs())),
+        plotly_js="" if state is not None else Markup(_packed_plotly()),
     )
 
 
-def _packed(text: str) -> str:
-    """The text, gzipped and encoded in base64."""
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+@cache
+def _packed_plotly() -> str:
+    """plotly.js, gzipped and encoded in base64."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:

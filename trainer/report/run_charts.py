@@ -82,8 +82,8 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "mismatch": CurveChart(
         title="Mismatch",
-        note="Mean |difference| between the trainer's and the server's logprobs under the same version, over "
-        "the rollouts and over the completions that prove each push. Such differences are only numerical.",
+        note="Mean |difference| between the trainer's logprobs and those of the server that sampled, over the "
+        "rollouts, and over the completions that check each push. Under the same version, it is only numerical.",
         left=Axis(title="nats per token", log=True),
     ),
     "staleness": CurveChart(
@@ -101,7 +101,7 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "time": CurveChart(
         title="Time by phase",
-        note="Generation overlaps the update, so only the time spent waiting for it counts.",
+        note="Generation counts only while the trainer waits for it.",
         left=Axis(title="seconds"),
         stacked=True,
     ),

@@ -16,7 +16,7 @@ from trainer.data.held_out import is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.base_record import BaseRecord, other_base, read_base
-from trainer.io.kept_settings import CONFIG_FILE, kept_tables
+from trainer.io.kept_settings import CONFIG_FILE, command_of, kept_tables
 from trainer.io.metrics_file import METRICS_FILE, Metrics, read_with_late, with_late
 from trainer.io.run_layout import START_FOLDER, version_of_name
 
@@ -30,6 +30,8 @@ class RunRecord:
     """Metrics of each step, oldest first; empty only if `read_run` was called with ``with_steps=False``."""
     config_text: str | None
     """Content of ``config.toml``; None if there is none."""
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    """``config.toml`` as it was parsed; empty if there is none."""
     config: TrainConfig | None
     """The parsed configuration; None if this version of the program cannot read it."""
     has_evaluation: bool
@@ -50,6 +52,11 @@ class RunRecord:
         values = self.series(name)
         latest = values[-max(1, len(values) // 4) :]
         return math.fsum(latest) / len(latest) if latest else None
+
+    @property
+    def command(self) -> str | None:
+        """The command that wrote the folder; None if that is not known."""
+        return command_of(self.tables)
 
     @property
     def compared(self) -> tuple[ModelResult, ModelResult] | None:
@@ -161,18 +168,22 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         with_steps: Whether at least one step must be finished.
 
     Raises:
-        UsageError: The folder does not exist, has no metrics yet although ``with_steps`` is set, or its
-            metrics or settings are damaged.
+        UsageError: The folder does not exist, is an SFT, has no metrics yet although ``with_steps`` is set, or
+            its metrics or settings are damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
+    config_path = folder / CONFIG_FILE
+    tables = kept_tables(config_path) if config_path.is_file() else None
+    if tables is not None and command_of(tables) == "sft":
+        raise UsageError(
+            f"{folder} is an SFT, not a run: its losses are in {folder / METRICS_FILE}"
+        )
     rows, late_evaluations = read_with_late(folder)
     if with_steps and not rows:
         raise UsageError(
             f"no metrics in {folder / METRICS_FILE}; name a run with at least one finished step"
         )
-    config_path = folder / CONFIG_FILE
-    tables = kept_tables(config_path) if config_path.is_file() else None
     evaluation_path = folder / EVALUATION_FILE
     evaluation = _read_evaluation(evaluation_path)
     left_out = None if evaluation is None else _other_base(folder, evaluation)
@@ -180,6 +191,7 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         folder=folder,
         rows=rows,
         config_text=None if tables is None else config_path.read_text("utf-8-sig"),
+        tables=tables or {},
         config=None if tables is None else _read_config(tables),
         has_evaluation=evaluation_path.is_file(),
         evaluation=evaluation if left_out is None else None,

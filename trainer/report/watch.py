@@ -25,7 +25,8 @@ from trainer.errors import TrainerError, UsageError
 from trainer.evaluation.results import EVALUATION_FILE
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.metrics_file import METRICS_FILE
-from trainer.io.run_layout import ROLLOUTS_FOLDER
+from trainer.io.run_layout import FAILED_FOLDER, ROLLOUTS_FOLDER
+from trainer.report.facts import is_running
 from trainer.report.page import live_html
 
 _HOST = "127.0.0.1"
@@ -96,20 +97,28 @@ class Watch:
             return self._rendered[1]
 
     def state(self) -> bytes:
-        """The present state, to compare with the one that a page shows, and the seconds since the newest step."""
+        """The present state, to compare with the one that a page shows, and what the page says of the present.
+
+        These are the seconds since the newest step, and whether the run is running; null where that is not known.
+        """
         age_s = None
         with suppress(FileNotFoundError):
             age_s = max(0.0, time.time() - (self._folder / METRICS_FILE).stat().st_mtime)
-        return json.dumps({"state": self._state(), "age_s": age_s}).encode()
+        now = {
+            "state": self._state(),
+            "age_s": age_s,
+            "is_running": is_running(self._folder),
+        }
+        return json.dumps(now).encode()
 
     def _state(self) -> str:
         """A text that changes as soon as the size or time of something that the page shows changes."""
         found = []
-        for name in (METRICS_FILE, EVALUATION_FILE, CONFIG_FILE, ROLLOUTS_FOLDER):
+        for name in (METRICS_FILE, EVALUATION_FILE, CONFIG_FILE, ROLLOUTS_FOLDER, FAILED_FOLDER):
             with suppress(FileNotFoundError):
                 file = (self._folder / name).stat()
                 found.append(f"{name} {file.st_size} {file.st_mtime_ns}")
-        return ", ".join(found)
+        return ", ".join([*found, f"running {is_running(self._folder)}"])
 
 
 @cache

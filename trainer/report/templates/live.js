@@ -52,7 +52,7 @@
         state = next.body.dataset.state;
       }
       const age = now.age_s === null ? "" : ` The newest step ended ${ago(now.age_s)} ago.`;
-      document.getElementById("age").textContent = `Live.${age}`;
+      document.getElementById("age").textContent = `${now.is_running === false ? "Not running." : "Live."}${age}`;
       document.getElementById("lost").textContent = "";
     } catch (error) {
       document.getElementById("lost").textContent = `Not refreshed: ${error.message}.`;

@@ -218,7 +218,7 @@ def test_a_full_run_has_every_section_and_needs_no_network(run: Path) -> None:
     shown = [f"step {s} question {i}" for s in (1, 3, 5) for i in (0, 1)]
     lines = map(str.strip, page.text.splitlines())
     assert [line for line in lines if " question " in line] == shown
-    for text in ("3 steps", "last served version 4", "✓ correct", "s_cfnone", "+1.500"):
+    for text in ("step 3 · last served version 4", "✓ correct", "s_cfnone", "+1.500"):
         assert text in page.text
 
 
@@ -257,7 +257,7 @@ def test_torn_lines_are_left_out(run: Path) -> None:
     write_lines(run / "rollouts/step-000001.jsonl", [group(1)], torn='{"step": 1, "questio')
     write_lines(run / "rollouts/step-000002.jsonl", [], torn='{"st')
     page = page_of(run)
-    assert "2 steps" in page.text
+    assert "step 2 · last" in page.text
     assert "Step 1" in page.text
     assert "Step 2" not in page.text
 

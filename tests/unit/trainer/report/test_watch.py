@@ -10,6 +10,7 @@ import pytest
 
 from trainer.errors import UsageError
 from trainer.report.watch import Watch
+from trainer.run_state.journal import Journal
 
 
 @pytest.fixture
@@ -57,11 +58,24 @@ def test_the_page_waits_for_the_first_step_and_shows_steps_as_they_come(
     assert second["age_s"] >= 0
     page = get(watch, "/")[1]
     assert "Waiting for the first step" not in page
-    assert "step 1 of 9, last served version 1" in page
+    assert "step 1 of 9 · last served version 1" in page
     assert f'data-state="{second["state"]}"' in page
     assert get(watch, "/")[1] == page
     add_step(run, 2)
     assert "step 2 of 9" in get(watch, "/")[1]
+
+
+def test_the_page_says_whether_the_run_goes_on(run: Path, watch: Watch) -> None:
+    add_step(run, 1)
+    assert json.loads(get(watch, "/state")[1])["is_running"] is None
+    with Journal(run):
+        at_work = json.loads(get(watch, "/state")[1])
+        assert "step 1 of 9 · running · " in get(watch, "/")[1]
+    stopped = json.loads(get(watch, "/state")[1])
+    assert (at_work["is_running"], stopped["is_running"]) == (True, False)
+    # The page is fetched again, although no file has changed.
+    assert at_work["state"] != stopped["state"]
+    assert "step 1 of 9 · not running, stopped before its last step · " in get(watch, "/")[1]
 
 
 def test_the_page_loads_from_its_server_alone(watch: Watch) -> None:

@@ -1,0 +1,115 @@
+"""The head of the page: what the run is, where it stands, how long it took."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.config.sections import OfflineRunConfig
+from trainer.errors import UsageError
+from trainer.io.kept_settings import as_toml
+from trainer.report.facts import duration, kind_of, progress_of, setup_of
+from trainer.report.run_record import read_run
+from trainer.run_state.journal import Journal
+
+SETTINGS = """
+[run]
+num_steps = 12
+[policy]
+base_model = "models/tiny-base"
+[data]
+source = "mine.jsonl"
+[ppo]
+learning_rate = 5e-6
+"""
+
+
+def write(run: Path, *rows: dict[str, Any], settings: str | None = SETTINGS) -> None:
+    lines = [
+        json.dumps({"step": step, "time/step_s": 2.0, **row}) for step, row in enumerate(rows, 1)
+    ]
+    (run / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    if settings is not None:
+        (run / "config.toml").write_text(settings)
+
+
+def progress(run: Path, *, live: bool = False) -> list[str]:
+    return progress_of(read_run(run, with_steps=False), live=live)
+
+
+def test_a_run_is_running_then_stopped_then_finished(tmp_path: Path) -> None:
+    write(tmp_path, {}, {"time/step_s": 4.0}, {"version": 4})
+    with Journal(tmp_path):
+        found = ["step 3 of 12", "running", "last served version 4", "8 s in all, 2.7 s a step"]
+        assert progress(tmp_path) == found
+        assert progress(tmp_path, live=True) == [*found, "about 24 s left"]
+    assert progress(tmp_path, live=True)[1] == "not running, stopped before its last step"
+    write(tmp_path, *[{}] * 12)
+    assert progress(tmp_path, live=True)[:2] == ["step 12 of 12", "finished"]
+
+
+def test_a_failed_step_is_named_until_the_run_has_passed_it(tmp_path: Path) -> None:
+    write(tmp_path, {}, {})
+    (tmp_path / "failed/step-000003").mkdir(parents=True)
+    (tmp_path / "failed/step-000003/error.txt").write_text("the loss is nan\n")
+    assert progress(tmp_path)[1] == "not running: step 3 failed, the loss is nan"
+    write(tmp_path, {}, {}, {})
+    assert "failed" not in " ".join(progress(tmp_path))
+
+
+def test_with_the_time_of_day_a_pause_counts_and_the_end_is_said(tmp_path: Path) -> None:
+    now = 1798034700.0
+    write(tmp_path, {"time": now - 7200}, {"time": now - 10}, {"time": now})
+    assert progress(tmp_path)[-1] == "newest step ended 2026-12-23 14:05 UTC"
+    assert progress(tmp_path)[-2] == "2 h 0 min in all, 2 s a step"
+    # Without it in some rows, only the steps are known.
+    write(tmp_path, {}, {"time": 1000.0})
+    assert "4 s in all, 2 s a step" in progress(tmp_path)
+
+
+def test_what_is_not_recorded_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, {"time/step_s": 1.0}, settings=None)
+    run = read_run(tmp_path)
+    assert progress_of(run, live=True) == ["step 1", "1 s in all, 1 s a step"]
+    assert (kind_of(run), setup_of(run)) == ("Online PPO with Regime W", [])
+    (tmp_path / "metrics.jsonl").unlink()
+    assert progress(tmp_path) == ["no step finished yet"]
+
+
+def test_the_setup_names_model_questions_and_learning_rate(tmp_path: Path) -> None:
+    write(tmp_path, {})
+    found = ["base models/tiny-base", "questions mine.jsonl", "learning rate 5e-06"]
+    assert setup_of(read_run(tmp_path)) == found
+
+
+def test_a_run_of_train_offline_is_as_long_as_its_file(tmp_path: Path) -> None:
+    config = OfflineRunConfig.model_validate(
+        {"rollouts": "r.jsonl", "offline": {"num_epochs": 2}, "rollout": {"questions_per_step": 4}}
+    )
+    write(tmp_path, {}, {}, settings=as_toml(config))
+    (tmp_path / "rollouts.json").write_text(json.dumps(["digest"] * 5))
+    run = read_run(tmp_path)
+    assert kind_of(run) == "PPO with Regime W from collected rollouts"
+    assert "rollouts r.jsonl" in setup_of(run)
+    assert progress_of(run, live=False)[0] == f"step 2 of {math.ceil(5 * 2 / 4)}"
+    (tmp_path / "rollouts.json").unlink()
+    assert progress(tmp_path)[0] == "step 2"
+
+
+def test_the_folder_of_an_sft_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    (tmp_path / "config.toml").write_text("[sft]\n")
+    with pytest.raises(
+        UsageError, match=r"is an SFT, not a run: its losses are in .*metrics.jsonl"
+    ):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "1 h 30 min"), (33120, "9 h 12 min")],
+)
+def test_a_duration(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

@@ -1,0 +1,136 @@
+"""What a run is and where it stands, in short phrases: command, step, whether it is at work, times, model, questions.
+
+Input: a `RunRecord`. Output: phrases for the head of the page. A phrase whose facts are not recorded is left out.
+"""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trainer.io.kept_settings import table_of
+from trainer.io.paths import read_plain
+from trainer.io.run_layout import FAILED_FOLDER, step_name
+from trainer.report.run_record import RunRecord
+from trainer.run_state.journal import is_at_work
+from trainer.run_state.journal_entries import JOURNAL_FILE
+from trainer.run_state.recorded_digests import recorded
+from trainer.run_state.recorded_rollouts import ROLLOUTS_FILE
+
+_TIME_LEFT_OVER = 20
+"""How many of the newest steps the time left is worked out from."""
+
+
+def progress_of(run: RunRecord, *, live: bool) -> list[str]:
+    """Where a run stands.
+
+    Args:
+        run: The run.
+        live: Whether the page is of now, so that it can say how long the run will take.
+    """
+    return [*_progress(run, live=live)]
+
+
+def _progress(run: RunRecord, *, live: bool) -> Iterator[str]:
+    if not run.rows:
+        yield "no step finished yet"
+        yield from filter(None, [state_of(run)])
+        return
+    newest, num_steps = run.rows[-1], num_steps_of(run)
+    step = int(newest["step"])
+    yield f"step {step} of {num_steps}" if num_steps else f"step {step}"
+    if (state := state_of(run)) is not None:
+        yield state
+    if "version" in newest:
+        yield f"last served version {newest['version']:.0f}"
+    seconds = run.series("time/step_s")
+    if seconds:
+        mean = math.fsum(seconds) / len(seconds)
+        yield f"{duration(_spent(run, seconds))} in all, {mean:.2g} s a step"
+        if live and num_steps is not None and step < num_steps and state == "running":
+            latest = seconds[-_TIME_LEFT_OVER:]
+            left = (num_steps - step) * math.fsum(latest) / len(latest)
+            yield f"about {duration(left)} left"
+    if "time" in newest:
+        ended = datetime.fromtimestamp(newest["time"], UTC)
+        yield f"newest step ended {ended:%Y-%m-%d %H:%M} UTC"
+
+
+def _spent(run: RunRecord, seconds: list[float]) -> float:
+    """Seconds from the first step's beginning to the newest one's end, with pauses, or without them if no time is recorded."""
+    times = [(row["time"], row.get("time/step_s", 0.0)) for row in run.rows if "time" in row]
+    if len(times) < len(run.rows):
+        return math.fsum(seconds)
+    (first, first_s), (last, _) = times[0], times[-1]
+    return max(last - first + first_s, 0.0)
+
+
+def is_running(run_folder: Path) -> bool | None:
+    """Whether a trainer is at work in a run's folder; None for a folder without a journal, such as a copy of its metrics."""
+    return is_at_work(run_folder) if (run_folder / JOURNAL_FILE).exists() else None
+
+
+def state_of(run: RunRecord) -> str | None:
+    """Whether the run is running, finished or stopped, and why; None where that is not known."""
+    running = is_running(run.folder)
+    if running:
+        return "running"
+    num_steps, step = num_steps_of(run), int(run.rows[-1]["step"]) if run.rows else 0
+    if num_steps is not None and step >= num_steps:
+        return "finished"
+    if (error := _failure(run.folder, step + 1)) is not None:
+        return f"not running: step {step + 1} failed, {error}"
+    return None if running is None else "not running, stopped before its last step"
+
+
+def _failure(folder: Path, step: int) -> str | None:
+    try:
+        said = read_plain(folder / FAILED_FOLDER / step_name(step) / "error.txt")
+    except OSError:
+        return None
+    return said.decode(errors="replace").strip()
+
+
+def num_steps_of(run: RunRecord) -> int | None:
+    """How many steps the run will have; None if that is not known."""
+    if run.config is None:
+        return None
+    if run.command != "train-offline":
+        return run.config.run.num_steps
+    # Such a run is as long as its file.
+    rows, epochs = recorded(run.folder / ROLLOUTS_FILE), table_of(run.tables, "offline")
+    if not isinstance(rows, list):
+        return None
+    num_groups = len(rows) * int(epochs.get("num_epochs", 1))
+    return math.ceil(num_groups / run.config.rollout.questions_per_step)
+
+
+def kind_of(run: RunRecord) -> str:
+    """What the run is, as its heading says."""
+    return (
+        "PPO with Regime W from collected rollouts"
+        if run.command == "train-offline"
+        else "Online PPO with Regime W"
+    )
+
+
+def setup_of(run: RunRecord) -> list[str]:
+    """Which model the run trains, on what, and how fast."""
+    if run.config is None:
+        return []
+    of_file = run.tables.get("rollouts")
+    questions = run.config.data.source if of_file is None else of_file
+    return [
+        f"base {run.config.policy.base_model}",
+        *([] if run.config.policy.adapter is None else [f"from {run.config.policy.adapter}"]),
+        f"{'questions' if of_file is None else 'rollouts'} {questions}",
+        f"learning rate {run.config.ppo.learning_rate:g}",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``9 h 12 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
