@@ -1,7 +1,6 @@
 """The version that a run begins with is evaluated once, for the others to be compared with, and is never the best."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -52,15 +51,12 @@ def config_of(tiny_base: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
 
 
 @pytest.fixture(autouse=True)
-def answers_come_within_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an evaluation be finished when the next step ends."""
+def answers_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an evaluation be finished when it is looked for."""
     collect = HeldOutEvaluations.collect
 
     def collected(evaluations: HeldOutEvaluations, *, wait: bool) -> dict[str, float]:
-        pending: Future[int] | None = evaluations._pending and evaluations._pending.num_correct
-        if pending is not None and not pending.cancelled():
-            pending.exception()
-        return collect(evaluations, wait=wait)
+        return collect(evaluations, wait=True)
 
     monkeypatch.setattr(HeldOutEvaluations, "collect", collected)
 
