@@ -11,7 +11,8 @@ _COPIES = ("_to_copy", "copy_", "clone", "cat", "stack", "_foreach_copy_")
 
 def dispatched(work: Callable[[], object]) -> Counter[str]:
     """How often each operation is dispatched; those that launch no kernel are named ``view …``."""
-    with OperationCounter() as counter:
+    counter = OperationCounter()
+    with counter:
         work()
     return counter.names
 

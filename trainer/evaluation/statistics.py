@@ -36,7 +36,7 @@ def wilson_interval(
 
 
 def difference_interval(
-    first: tuple[int, int], second: tuple[int, int], confidence: float
+    first: tuple[int, int], second: tuple[int, int], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
     """The interval of p1 − p2 for two models, each a pair of correct answers and questions.
 
