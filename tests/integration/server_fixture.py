@@ -15,22 +15,21 @@ from transformers import (
     Qwen2Config,
 )
 
-from inference_server.launch import server_process as process
-from inference_server.launch.server_process import ServerProcess
+from inference_server.launch.server_process import ServerProcess, running_server
 
 EOS_TOKEN = "<|end|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
 @contextmanager
-def running_server(
+def server_with(
     model_dir: Path, state_dir: Path, *, api_key: str | None = None, **flags: str | int
 ) -> Iterator[ServerProcess]:
-    """A server that answers within the block; afterwards nothing of it is left, whatever happens."""
+    """A server with these flags that answers within the block; afterwards nothing of it is left, whatever happens."""
     arguments = ["--state-dir", str(state_dir)]
     for name, value in flags.items():
         arguments += [f"--{name.replace('_', '-')}", str(value)]
-    with process.running_server(
+    with running_server(
         model=model_dir,
         log_path=state_dir.with_suffix(".log"),
         flags=arguments,

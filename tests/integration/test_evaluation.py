@@ -16,9 +16,9 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ArmGroup, ArmsResponse, FinishReason
 from regime_w import build_all_arms
 from tests.integration.server_fixture import (
-    running_server,
     save_random_adapter,
     save_random_model,
+    server_with,
 )
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.client.arms_client import ArmsClient
@@ -48,7 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     state = tmp_path_factory.mktemp("server") / "state"
-    with running_server(base, state, max_model_len=512) as server:
+    with server_with(base, state, max_model_len=512) as server:
         yield server
 
 

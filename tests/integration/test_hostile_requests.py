@@ -19,9 +19,9 @@ from inference_server.wire.schemas import ServerStatus
 from tests.integration.hostile_requests import LARGE, Stalled, kinds
 from tests.integration.server_fixture import (
     engine_process,
-    running_server,
     save_random_adapter,
     save_random_model,
+    server_with,
 )
 from tests.integration.test_server_faults import put, status_of
 from tests.waiting import wait_until
@@ -42,7 +42,7 @@ def test_hostile_requests_leave_nothing_behind(
     rng = random.Random(SEED)
     with (
         closing(Stalled()) as stalled,
-        running_server(
+        server_with(
             model,
             tmp_path / "state",
             max_loaded_versions=2,

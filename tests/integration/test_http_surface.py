@@ -11,9 +11,9 @@ import pytest
 
 from inference_server.launch.server_process import ServerProcess
 from tests.integration.server_fixture import (
-    running_server,
     save_random_adapter,
     save_random_model,
+    server_with,
 )
 from tests.unit.chat_tokenizers import CHATML
 
@@ -30,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     state = tmp_path_factory.mktemp("server") / "state"
-    with running_server(base, state, max_model_len=512) as server:
+    with server_with(base, state, max_model_len=512) as server:
         yield server
 
 

@@ -11,9 +11,9 @@ from inference_server.launch.server_process import ServerProcess
 from inference_server.wire.schemas import ArmsResponse, ServerStatus
 from tests.integration.server_fixture import (
     load_policy,
-    running_server,
     save_random_adapter,
     save_random_model,
+    server_with,
 )
 from tests.integration.test_server import (
     assert_logprobs_are_those_of,
@@ -40,7 +40,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     state = tmp_path_factory.mktemp("parallel") / "state"
-    with running_server(
+    with server_with(
         model_dir, state, max_model_len=512, data_parallel_size=2, tensor_parallel_size=2
     ) as server:
         yield server

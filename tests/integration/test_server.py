@@ -31,9 +31,9 @@ from tests.integration.server_fixture import (
     load_policy,
     metric,
     paused_engine,
-    running_server,
     save_random_adapter,
     save_random_model,
+    server_with,
 )
 from tests.waiting import wait_until
 
@@ -58,7 +58,7 @@ def adapter_dirs(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 @pytest.fixture(scope="module")
 def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     state_dir = tmp_path_factory.mktemp("server") / "state"
-    with running_server(model_dir, state_dir, api_key=KEY, max_loaded_versions=3) as server:
+    with server_with(model_dir, state_dir, api_key=KEY, max_loaded_versions=3) as server:
         yield server
         assert_sigterm_ends(server)
 

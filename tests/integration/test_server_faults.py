@@ -18,9 +18,9 @@ from tests.integration.server_fixture import (
     engine_process,
     metric,
     paused_engine,
-    running_server,
     save_random_adapter,
     save_random_model,
+    server_with,
 )
 from tests.waiting import wait_until
 
@@ -83,7 +83,7 @@ class Restarted:
 def restarted(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
     folder = tmp_path_factory.mktemp("restarted")
     state = folder / "state"
-    with running_server(model_dir, state) as server:
+    with server_with(model_dir, state) as server:
         for version in (0, 1):
             put(
                 server,
@@ -101,7 +101,7 @@ def restarted(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             server.process.terminate()
         client.join(300)
         exit_code = server.process.wait(300)
-    with running_server(model_dir, state) as server:
+    with server_with(model_dir, state) as server:
         yield Restarted(
             before=before, status=status, drained=answers[0], exit_code=exit_code, server=server
         )
@@ -139,7 +139,7 @@ def test_a_client_that_leaves_stops_its_requests(restarted: Restarted) -> None:
 
 
 def test_an_engine_ends_with_its_server(model_dir: Path, tmp_path: Path) -> None:
-    with running_server(model_dir, tmp_path / "state") as server:
+    with server_with(model_dir, tmp_path / "state") as server:
         engine = engine_process(server)
         server.process.kill()
         wait_until(lambda: has_ended(engine))
@@ -157,7 +157,7 @@ def test_what_does_not_finish_in_time_is_answered_with_an_error(
         ("completions", long),
     ]
     answers: dict[int, httpx.Response] = {}
-    with running_server(model_dir, tmp_path / "state", drain_timeout_s=0) as server:
+    with server_with(model_dir, tmp_path / "state", drain_timeout_s=0) as server:
 
         def ask(number: int) -> None:
             path, body = bodies[number]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import Lfm2Config
 
-from tests.integration.server_fixture import running_server, save_random_model
+from tests.integration.server_fixture import save_random_model, server_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -28,7 +28,7 @@ CONVOLUTIONS = partial(
 def test_a_policy_of_convolutions_is_served_as_it_is_trained(tmp_path: Path) -> None:
     base = save_random_model(tmp_path / "base", kind=CONVOLUTIONS)
     run = tmp_path / "run"
-    with running_server(base, tmp_path / "server") as server:
+    with server_with(base, tmp_path / "server") as server:
         settings = {
             "policy.base_model": str(base),
             "policy.target_modules": '["all-linear"]',
