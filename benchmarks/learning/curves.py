@@ -182,7 +182,7 @@ def plot(curves: Sequence[Curve], rows: Sequence[str]) -> str:
     """An SVG: a thin line for each run, a thick one for the mean of a row's runs."""
     width, height, left, top, right, bottom = 760, 440, 56, 20, 250, 46
     longest_s = max(curve.points[-1].seconds for curve in curves)
-    lowest = math.floor(10 * min(p.accuracy for c in curves for p in c.points)) / 10
+    lowest = min(9, math.floor(10 * min(p.accuracy for c in curves for p in c.points))) / 10
 
     def place(seconds: float, accuracy: float) -> str:
         x = left + (width - left - right) * seconds / longest_s

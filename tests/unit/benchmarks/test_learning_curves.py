@@ -120,3 +120,7 @@ def test_plot_is_xml_with_a_line_for_every_run_and_mean(curves: ModuleType) -> N
     assert widths.count("2.5") == 2
     names = [text.text for text in root.findall("{http://www.w3.org/2000/svg}text")]
     assert {"a < b", "c", "SFT +10 points, 50 % of what can be won"} <= set(names)
+
+
+def test_a_plot_of_runs_that_are_right_everywhere_has_room_below(curves: ModuleType) -> None:
+    ElementTree.fromstring(curves.plot([curve(curves, (0, 0.0, 100), (2, 4.0, 100))], ["ours"]))
