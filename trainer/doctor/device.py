@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from inference_server.wire.hardware.cpu import machine_memory_bytes
-from inference_server.wire.hardware.prerequisites import Installed, installed_version
+from inference_server.wire.hardware.prerequisites import Installed
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import GIB, CheckResult, bad, note, ok
 
@@ -52,29 +52,16 @@ def driver_version() -> str | None:
     return lines[0] if lines else None
 
 
-def check_device(
-    config: DoctorConfig,
-    *,
-    installed: Installed = installed_version,
-    driver: Callable[[], str | None] = driver_version,
-    has_gpu: Callable[[], bool] = torch.cuda.is_available,
-) -> Iterator[CheckResult]:
-    """The GPU and its driver, or why no GPU can be used.
-
-    Args:
-        config: The run's configuration.
-        installed: Finds installed versions.
-        driver: Finds the driver's version.
-        has_gpu: Whether PyTorch can use a GPU.
-    """
+def check_device(config: DoctorConfig, installed: Installed) -> Iterator[CheckResult]:
+    """The GPU and its driver, or why no GPU can be used; ``installed`` finds installed versions."""
     wants_gpu = config.device != "cpu"
     if config.card_gib is not None:
         text = f"planning for a GPU of {config.card_gib:g} GiB; this machine's was not checked"
         yield note("device", text)
-    elif wants_gpu and has_gpu():
-        yield _gpu(driver(), dtype=config.policy.dtype)
+    elif wants_gpu and torch.cuda.is_available():
+        yield _gpu(driver_version(), dtype=config.policy.dtype)
     elif config.device == "cuda" or (wants_gpu and installed("vllm")):
-        found = driver()
+        found = driver_version()
         if not installed("vllm"):
             why = "this is the CPU build"
         elif found is None:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from inference_server.wire.base_files import base_folder
-from inference_server.wire.hardware.prerequisites import Installed, installed_version
+from inference_server.wire.hardware.prerequisites import installed_version
 from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import DoctorConfig
 from trainer.console.advice import low_learning_rate
@@ -32,18 +32,13 @@ from trainer.io.adapter_settings import base_advice
 _LOG_WIDTH = 140
 
 
-def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version) -> bool:
-    """Run all checks, print the results, and return whether a run can start.
-
-    Args:
-        config: The run's configuration, and what to check.
-        installed: Finds installed versions.
-    """
+def run_doctor(config: DoctorConfig) -> bool:
+    """Run all checks, print the results, and return whether a run can start."""
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     results = [
-        *check_machine(installed),
-        *check_versions(installed),
-        *check_device(config, installed=installed),
+        *check_machine(installed_version),
+        *check_versions(installed_version),
+        *check_device(config, installed_version),
     ]
     model_files = [*check_model_files(config.model)]
     results += model_files

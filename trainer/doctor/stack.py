@@ -9,7 +9,6 @@ from packaging.requirements import Requirement
 from inference_server.wire.hardware.prerequisites import (
     EXTRAS,
     Installed,
-    installed_version,
     missing_compiler,
     missing_server_prerequisites,
 )
@@ -18,7 +17,7 @@ from trainer.doctor.results import CheckResult, bad, note, ok
 _DISTRIBUTION = "regime-w"
 
 
-def check_machine(installed: Installed = installed_version) -> Iterator[CheckResult]:
+def check_machine(installed: Installed) -> Iterator[CheckResult]:
     """Whether the machine has what vLLM needs; no result if only a trainer is installed."""
     if not any(map(installed, EXTRAS)):
         return
@@ -30,7 +29,7 @@ def check_machine(installed: Installed = installed_version) -> Iterator[CheckRes
     yield from found or [ok("machine", "has all that vLLM needs in addition to Python packages")]
 
 
-def check_versions(installed: Installed = installed_version) -> Iterator[CheckResult]:
+def check_versions(installed: Installed) -> Iterator[CheckResult]:
     """Compare what is installed with the requirements of this project and of the build of vLLM."""
     python = platform.python_version()
     try:

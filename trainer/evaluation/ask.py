@@ -162,8 +162,8 @@ def _result(
     return evaluation, questions
 
 
-def run_evaluation(config: EvaluationConfig, client: AdapterServer | None = None) -> Evaluation:
-    """Evaluate with a progress bar and print the table; without a ``client``, one for ``config.server`` is made."""
+def run_evaluation(config: EvaluationConfig) -> Evaluation:
+    """Evaluate with a progress bar and print the table."""
     console = Console()
     config, taken = with_training_settings(config)
     if config.train_data is not None and "data" not in config.model_fields_set:
@@ -181,8 +181,8 @@ def run_evaluation(config: EvaluationConfig, client: AdapterServer | None = None
             progress.update(task, completed=num_done, total=num_total)
 
         async def connect_and_evaluate() -> Evaluation:
-            async with client or ArmsClient(config.server) as connected:
-                return await evaluate(config, connected, on_progress, say)
+            async with ArmsClient(config.server) as client:
+                return await evaluate(config, client, on_progress, say)
 
         evaluation = asyncio.run(connect_and_evaluate())
     print_table(evaluation, console)

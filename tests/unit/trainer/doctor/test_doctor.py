@@ -105,8 +105,13 @@ def only(results: Iterable[CheckResult]) -> CheckResult:
     return result
 
 
+def without_gpu(monkeypatch: pytest.MonkeyPatch, *, driver: str | None) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("trainer.doctor.device.driver_version", lambda: driver)
+
+
 def test_what_is_installed_here_is_what_is_pinned() -> None:
-    result = only(check_versions())
+    result = only(check_versions(installed_version))
     assert result.status is CheckStatus.OK, result.text
     for build in BUILDS:
         assert (f"{build} 0.32.0" in result.text) == (installed_version(build) is not None)
@@ -155,26 +160,19 @@ def test_two_builds_of_vllm_are_bad() -> None:
     ],
 )
 def test_a_missing_gpu_is_bad_only_where_one_is_needed(
-    device: str, build: str | None, status: CheckStatus, said: str
+    device: str, build: str | None, status: CheckStatus, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DoctorConfig(run=RunConfig.model_validate({"device": device}))
     installed = environment(*([build] if build else []))
-    result = only(
-        check_device(config, installed=installed, driver=lambda: None, has_gpu=lambda: False)
-    )
+    without_gpu(monkeypatch, driver=None)
+    result = only(check_device(config, installed))
     assert result.status is status
     assert said in result.text
 
 
-def test_a_driver_that_is_too_old_is_named() -> None:
-    result = only(
-        check_device(
-            DoctorConfig(),
-            installed=environment("vllm"),
-            driver=lambda: "470.1",
-            has_gpu=lambda: False,
-        )
-    )
+def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpu(monkeypatch, driver="470.1")
+    result = only(check_device(DoctorConfig(), environment("vllm")))
     assert result.status is CheckStatus.BAD
     assert "driver 470.1 is too old" in result.text
 
@@ -407,14 +405,18 @@ def test_a_server_that_allows_too_little_is_bad(model: Path) -> None:
 
 @pytest.mark.parametrize("build", [*BUILDS, None])
 def test_the_verdict_is_the_last_line(
-    build: str | None, model: Path, capsys: pytest.CaptureFixture[str]
+    build: str | None,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = config_of(model, run=RunConfig(device="cpu"))
     installed = environment(*([build] if build else []))
-    assert run_doctor(config, installed=installed)
+    monkeypatch.setattr("trainer.doctor.doctor.installed_version", installed)
+    assert run_doctor(config)
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: a run can start"
     (model / "tokenizer.json").unlink()
-    assert not run_doctor(config, installed=installed)
+    assert not run_doctor(config)
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: a run would fail: 1 of ")
 
 
@@ -424,7 +426,8 @@ def test_a_server_may_start_beside_a_trainer(
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (70 * GIB, 80 * GIB))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("trainer.doctor.doctor.check_device", lambda *_, **__: ())
-    assert run_doctor(config_of(model), installed=environment("vllm"))
+    monkeypatch.setattr("trainer.doctor.doctor.installed_version", environment("vllm"))
+    assert run_doctor(config_of(model))
     assert "memory of a card of 80.00 GiB" in capsys.readouterr().out
 
 

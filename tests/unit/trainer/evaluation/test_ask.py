@@ -467,10 +467,11 @@ async def test_a_version_that_is_not_served_is_refused() -> None:
 
 
 def test_the_command_prints_the_table_and_closes_the_connection(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = FakeServer({BASE: 2, "policy-000003": 9}, active=3)
-    run_evaluation(config("Base=base", "PPO=policy"), server)
+    monkeypatch.setattr("trainer.evaluation.ask.ArmsClient", lambda _: server)
+    run_evaluation(config("Base=base", "PPO=policy"))
     printed = capsys.readouterr().out
     assert "PPO − Base" in printed
     assert "+70.0" in printed
