@@ -47,7 +47,6 @@ class JournalError(TrainerError):
     """The journal's record of a step is missing or damaged."""
 
     def __init__(self, step: int, what: str):
-        """Keep the step and what is wrong with it."""
         super().__init__(f"step {step}: {what}")
         self.step = step
         self.what = what
@@ -121,7 +120,6 @@ class RankOutOfMemoryError(RankLostError):
     exit_code = 2
 
     def __init__(self, rank: int):
-        """Name the process's number and the settings that lower the peak."""
         super().__init__(
             f"rank {rank} of this job is out of GPU memory, and cannot do the step again in halves without the "
             "other ranks: lower ppo.token_budget, or set policy.gradient_checkpointing = true; the same command "
@@ -135,7 +133,6 @@ class DiskFullError(TrainerError):
     exit_code = 3
 
     def __init__(self, folder: Path | str):
-        """Name the folder that could not be written to."""
         super().__init__(
             f"no space left on the disk of {folder}; every file in it is whole: free some space, and the "
             "same command resumes where it stopped"
@@ -158,7 +155,6 @@ class ServerRejectedError(ServerError):
     exit_code = 2
 
     def __init__(self, status: int, message: str, param: str | None = None):
-        """Keep the parts of the server's error body."""
         super().__init__(f"the server answered {status}: {message}")
         self.status = status
         self.param = param

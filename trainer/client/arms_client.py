@@ -59,7 +59,6 @@ class ArmsClient:
         self._heartbeat_s = max(_MIN_HEARTBEAT_S, min(_HEARTBEAT_S, config.request_timeout_s / 4))
 
     async def __aenter__(self) -> Self:
-        """Nothing is sent; connections open with the first request."""
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -44,7 +44,6 @@ class AskedModel:
     """Digest of its weights; None of the base, and if it is not known."""
 
     def __init__(self, client: AdapterServer, version: int | None, sha256: str | None = None):
-        """Nothing is sent."""
         self.version = version
         self.sha256 = sha256
         self._client = client

@@ -18,7 +18,6 @@ class Patience:
     """A deadline whose clock starts with the first failure, so that time without failures does not count."""
 
     def __init__(self, give_up_after_s: float):
-        """Nothing has failed yet."""
         self._give_up_after_s = give_up_after_s
         self._since_s: float | None = None
 

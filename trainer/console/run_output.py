@@ -93,7 +93,6 @@ class RunOutput:
         return self._endpoint.address
 
     def __exit__(self, *error: object) -> None:
-        """Stop drawing and close every output."""
         self._progress.stop()
         self._endpoint.close()
         self._file.close()

@@ -37,7 +37,6 @@ class StopRequest:
     """Whether a signal asked to stop; loops check it between steps."""
 
     def __init__(self) -> None:
-        """No signal yet."""
         self.requested = False
         self._grace_s: float | None = None
         self._is_over = False

@@ -8,7 +8,6 @@ class BusyTime:
     """Seconds in which at least one request was in flight; can be read from any thread."""
 
     def __init__(self) -> None:
-        """No request is in flight."""
         self._lock = threading.Lock()
         self._num_open = 0
         self._since = 0.0

@@ -73,7 +73,6 @@ class Training:
     """The steps that are trained and published."""
 
     def __post_init__(self) -> None:
-        """Start at the step of ``progress``."""
         self._learned = self.progress.step
         """The last step that the weights have learned from; ahead of ``progress`` until it is published."""
 

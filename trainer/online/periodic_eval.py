@@ -65,7 +65,6 @@ class HeldOutEvaluations:
         )
 
     def __enter__(self) -> Self:
-        """Nothing is asked before the first `start`."""
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -57,7 +57,6 @@ class RolloutPipeline:
         reward: RewardConfig,
         score: Score,
     ):
-        """Requests start with the first `ask`."""
         self.questions = questions
         self.server_busy = BusyTime()
         self._versions = versions
@@ -69,11 +68,9 @@ class RolloutPipeline:
         self._in_flight: deque[tuple[QuestionBatch, Future[RolloutBatch]]] = deque()
 
     def __enter__(self) -> Self:
-        """Nothing is asked before the first `ask`."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Cancel the batches in flight."""
         # The server aborts a request when the request's connection closes.
         for _, future in self._in_flight:
             future.cancel()

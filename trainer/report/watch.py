@@ -53,7 +53,6 @@ class Watch:
     """
 
     def __init__(self, run_folder: Path, port: int) -> None:
-        """See the class."""
         self._folder = run_folder
         self._lock = Lock()
         self._rendered: tuple[str, bytes] | None = None
@@ -67,11 +66,9 @@ class Watch:
             raise UsageError(f"port {port}: {error.strerror}; give another with --port") from error
 
     def __enter__(self) -> Self:
-        """Open nothing: the server has listened since it was created."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop listening."""
         self._server.server_close()
 
     @property

@@ -14,7 +14,6 @@ class GivenVersions:
     """The versions that a pool was given, and gives to its members."""
 
     def __init__(self) -> None:
-        """Nothing was given yet."""
         self.active: int | None = None
         self.folders: dict[int, Path] = {}
         self._digests: dict[int, str] = {}

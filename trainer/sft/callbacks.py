@@ -120,7 +120,6 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
     """Ends the training after the step in which a signal asked for it, with a checkpoint of that step."""
 
     def __init__(self, stop: StopRequest):
-        """Check ``stop`` after each step."""
         self._stop = stop
 
     def on_step_end(
