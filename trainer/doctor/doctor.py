@@ -11,7 +11,7 @@ from inference_server.wire.base_files import base_folder
 from inference_server.wire.hardware.prerequisites import installed_version
 from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import DoctorConfig
-from trainer.console.advice import low_learning_rate
+from trainer.console.advice import ppo_advice
 from trainer.doctor.data import check_data, check_prompts
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
@@ -43,8 +43,8 @@ def run_doctor(config: DoctorConfig) -> bool:
     model_files = [*check_model_files(config.model)]
     results += model_files
     if config.role != "server":
-        lines = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
-        results += [note("learning rate", line, "ppo.learning_rate") for line in lines]
+        lines = ppo_advice(config.ppo, config.rollout.max_tokens, config.run.num_steps)
+        results += [note("ppo", line) for line in lines]
         results += check_data(config)
         if model_files[0].status is not CheckStatus.BAD:
             results += check_prompts(config)

@@ -780,6 +780,23 @@ def test_every_server_is_asked(model: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert any(said in each.text for each in results)
 
 
+def test_settings_that_may_not_be_intended_are_notes_before_the_run_too(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(
+        model,
+        run=RunConfig(device="cpu", num_steps=3),
+        ppo=PPOConfig(learning_rate=1e-6, gae_lambda=0.5, critic_warmup_steps=3),
+    )
+    text = doctors_text(config, capsys)
+    for said in (
+        "ppo.learning_rate = 1e-06 is low",
+        "ppo.gae_lambda = 0.5 is low for rollout.max_tokens",
+        "ppo.critic_warmup_steps = 3 covers all 3 steps",
+    ):
+        assert said in text
+
+
 def test_a_server_that_starts_alone_needs_nothing_of_the_trainer(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
