@@ -101,6 +101,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ppo/sequence_masked", "Share of completions that ppo.sequence_mask left out"),
     Metric("ppo/policy_grad_norm", "Norm of the policy's gradient before clipping"),
     Metric("ppo/critic_grad_norm", "Norm of the critic's gradient before clipping"),
+    Metric("ppo/learning_rate", "Learning rate of the policy after warm-up and schedule"),
     Metric("ppo/num_optimizer_steps", "Mini-batches that were applied"),
     Metric("ppo/skipped_updates", "Mini-batches without an advantage, in which the policy stayed as it was"),
     Metric("ppo/stopped_early", "1 if ppo.stop_kl ended the step early"),

@@ -192,7 +192,12 @@ class _OfflineTraining:
         self.progress = TrainProgress(step=step, questions=self._questions.state)
         if step == 1 and (warning := foreign_warning(ppo.logprob_mismatch)):
             self._output.say(warning)
-        metrics: Metrics = {**group_metrics(groups, groups), **ppo.by_name(), **clock.phases()}
+        metrics: Metrics = {
+            **group_metrics(groups, groups),
+            "ppo/learning_rate": self._learner.learning_rate(step),
+            **ppo.by_name(),
+            **clock.phases(),
+        }
         for name in _PENALTY_METRICS:
             del metrics[name]
         self._output.step(step, metrics)

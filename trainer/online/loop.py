@@ -210,6 +210,7 @@ class Training:
             metrics={
                 "rollout/lag": self.progress.step - self.versions.adapters.step_of(batch.version),
                 **rollout_metrics(batch),
+                "ppo/learning_rate": self.learner.learning_rate(step),
                 "time/generate_s": batch.generate_s,
                 "time/score_s": batch.score_s,
             },

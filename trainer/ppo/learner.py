@@ -87,6 +87,10 @@ class Learner:
         """The factor that warm-up and schedule put on both learning rates at a step."""
         return learning_rate_scale(self._ppo, step, num_steps=self._run.num_steps)
 
+    def learning_rate(self, step: int) -> float:
+        """The policy's learning rate at a step."""
+        return self._ppo.learning_rate * self.learning_rate_scale(step)
+
     def step(
         self,
         step: int,

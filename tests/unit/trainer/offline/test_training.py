@@ -156,6 +156,7 @@ def whole(
 
 
 def test_a_run_leaves_metrics_adapters_and_checkpoints(whole: Path, policy: PolicyConfig) -> None:
+    assert {row["ppo/learning_rate"] for row in metrics(whole)} == {1e-3}
     folder = whole.parent.parent
     assert [path.name for path in sorted(whole.parent.iterdir())] == [
         "policy-000002",

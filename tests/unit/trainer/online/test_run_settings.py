@@ -132,7 +132,11 @@ def test_the_journal_has_the_rates_of_the_warm_up(
     )
     train(config, server(tiny_base))
     journal = JournalReader(tmp_path / "run")
-    assert [journal.step(step).learning_rate_scale for step in (1, 2, 3)] == [0.5, 1.0, 0.5]
+    scales = [0.5, 1.0, 0.5]
+    assert [journal.step(step).learning_rate_scale for step in (1, 2, 3)] == scales
+    rates = [row["ppo/learning_rate"] for row in read_metrics(tmp_path / "run")]
+    assert rates == [config.ppo.learning_rate * scale for scale in scales]
+    assert is_replayed(tmp_path / "run")
 
 
 def test_the_critic_begins_as_it_was_fitted(
