@@ -60,6 +60,7 @@ def metrics_page() -> str:
         "`RUN/metrics.jsonl` has one line per step, TensorBoard has the same values, and with `run.metrics_port` Prometheus",
         "scrapes those of the newest step. The keys stay the same across releases. An evaluation for which no step's",
         "line has a place, such as a second one after the last step, has a line of its own: `step`, and the `eval/` keys.",
+        "Every line also has `time`, which is when it was written in seconds since 1970; only the file has this key.",
         "",
         "What a mean or a share is taken over:",
         "",

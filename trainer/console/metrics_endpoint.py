@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from trainer.config.sections import RunConfig
 from trainer.console.metric_catalog import help_text
 from trainer.errors import UsageError
+from trainer.io.metrics_file import measured
 
 _PREFIX = "regime_w_trainer_"
 
@@ -68,7 +69,7 @@ class MetricsEndpoint:
             row: Metrics by their names in metrics.jsonl, including ``step``.
             is_new: Whether the step was done just now, rather than before a resume.
         """
-        for name, value in row.items():
+        for name, value in {"step": row["step"], **measured(row)}.items():
             self._gauge(name, help_text(name)).set(value)
         if is_new:
             self._last_step.set(time.time())

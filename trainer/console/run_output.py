@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from io import FileIO
 from typing import Self
 
@@ -15,7 +16,7 @@ from trainer.console.progress import bar
 from trainer.console.terminal import print_line
 from trainer.console.trackers import TrackerThread
 from trainer.io.durable import append, write_file
-from trainer.io.metrics_file import METRICS_FILE, Metrics, is_late, read_lines
+from trainer.io.metrics_file import METRICS_FILE, Metrics, is_late, measured, read_lines
 from trainer.io.paths import open_plain, read_plain
 
 
@@ -104,18 +105,17 @@ class RunOutput:
         print_line(self._console, line)
 
     def record(self, step: int, metrics: Metrics) -> None:
-        """Write a step's metrics without printing them."""
-        row = {"step": step, **metrics}
+        """Write a step's metrics, with the time of day, without printing them."""
+        row = {"step": step, "time": round(time.time(), 3), **metrics}
         # NaN is not JSON; a missing value means the same.
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         append(self._file, json.dumps(finite).encode() + b"\n", wait=False)
         late = is_late(finite)
         self._endpoint.show(finite, is_new=not late)
         self._note(row)
-        measured = {name: value for name, value in finite.items() if name != "step"}
         for tracker, left_out in self._trackers.items():
             if step > left_out or late:
-                tracker.log(step, measured)
+                tracker.log(step, measured(finite))
 
     def flush(self) -> None:
         """Wait until every line is on the disk."""

@@ -1,7 +1,8 @@
 """The file of a run's metrics, metrics.jsonl: a line of JSON for each step.
 
 A line has at most one evaluation. One that ends when the line of its step is written already, or has
-another evaluation, gets a line of its own ("late"): the step, and the names that begin with ``eval/``.
+another evaluation, gets a line of its own ("late"): the step, the time, and the names that begin with ``eval/``.
+``time`` is when the line was written, in seconds since 1970; lines of earlier versions lack it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,9 +51,15 @@ def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_R
     return sorted([*rows, *late_evaluations], key=itemgetter("step"))
 
 
+def measured(row: Mapping[str, float]) -> Metrics:
+    """What a line says, without its step and the time at which it was written."""
+    return {name: value for name, value in row.items() if name not in ("step", "time")}
+
+
 def is_late(row: Metrics) -> bool:
     """Whether a line has only an evaluation; see the module's docstring."""
-    return len(row) > 1 and all(name == "step" or name.startswith("eval/") for name in row)
+    names = measured(row)
+    return bool(names) and all(name.startswith("eval/") for name in names)
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, Metrics]]:

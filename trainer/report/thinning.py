@@ -10,7 +10,7 @@ from itertools import pairwise
 
 
 def thinned(rows: Sequence[Mapping[str, float]], most: int) -> list[Mapping[str, float]]:
-    """At most ``most`` rows, each the mean of consecutive steps; its ``step`` is the last of them.
+    """At most ``most`` rows, each the mean of consecutive steps; its ``step`` and ``time`` are the last of them.
 
     A metric that only some of these steps have is averaged over those that have it.
 
@@ -30,6 +30,6 @@ def _mean_row(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         for key, value in row.items():
             found[key].append(value)
     return {
-        key: values[-1] if key == "step" else statistics.fmean(values)
+        key: values[-1] if key in ("step", "time") else statistics.fmean(values)
         for key, values in found.items()
     }

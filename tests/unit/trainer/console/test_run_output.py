@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import urllib.request
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ METRICS = {
 
 def track(folder: Path, *, first_step: int, steps: list[int], **changes: float) -> None:
     with RunOutput(RunConfig(folder=folder), first_step=first_step) as output:
+NOW = 1_800_000_000.25
+TIMED = {"time": NOW, **METRICS}
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: NOW)
+
+
         for step in steps:
             output.step(step, METRICS | changes)
 
@@ -49,12 +59,12 @@ def steps_of(folder: Path) -> list[float]:
 def test_every_step_is_a_line_of_json_on_disk_at_once(tmp_path: Path) -> None:
     with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
         output.step(1, METRICS)
-        assert read_metrics(tmp_path) == [{"step": 1, **METRICS}]
+        assert read_metrics(tmp_path) == [{"step": 1, **TIMED}]
         output.step(2, METRICS | {"reward/mean": 0.75})
         text = (tmp_path / "metrics.jsonl").read_text()
     assert [json.loads(line) for line in text.splitlines()] == [
-        {"step": 1, **METRICS},
-        {"step": 2, **METRICS, "reward/mean": 0.75},
+        {"step": 1, **TIMED},
+        {"step": 2, **TIMED, "reward/mean": 0.75},
     ]
 
 
@@ -85,7 +95,7 @@ def test_a_run_without_a_file_has_no_metrics(tmp_path: Path) -> None:
 def test_what_json_cannot_say_is_left_out(value: float, tmp_path: Path) -> None:
     track(tmp_path, first_step=0, steps=[1], **{"ppo/entropy": value})
     (row,) = read_metrics(tmp_path)
-    assert {**row, "ppo/entropy": METRICS["ppo/entropy"]} == {"step": 1, **METRICS}
+    assert {**row, "ppo/entropy": METRICS["ppo/entropy"]} == {"step": 1, **TIMED}
     assert "ppo/entropy" not in row
     text = (tmp_path / "metrics.jsonl").read_text()
     assert not {"NaN", "Infinity"} & set(text.replace(":", " ").replace(",", " ").split())
@@ -173,7 +183,8 @@ def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
     line = "held-out accuracy 25.0% [10.0, 50.0] of 20 questions at step 2 (best 50.0% at step 1)"
     assert said == f"{line}\n"
     assert steps_of(tmp_path) == [1, 2]
-    assert read_with_late(tmp_path)[1] == [{"step": 2, **EVALUATION}]
+    late = {"step": 2, "time": NOW, **EVALUATION}
+    assert read_with_late(tmp_path)[1] == [late]
     run = RunConfig(folder=tmp_path, metrics_port=0)
     with RunOutput(run, first_step=first_step) as output:
         assert output.last_step == min(first_step, 2)
@@ -182,7 +193,7 @@ def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
         output.step(first_step + 1, METRICS)
     assert shown.get("regime_w_trainer_eval_step") == (2 if is_kept else None)
     assert shown["regime_w_trainer_reward_mean"] == METRICS["reward/mean"]
-    assert read_with_late(tmp_path)[1] == [{"step": 2, **EVALUATION}] * is_kept
+    assert read_with_late(tmp_path)[1] == [late] * is_kept
     assert steps_of(tmp_path) == [*range(1, min(first_step, 2) + 1), first_step + 1]
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

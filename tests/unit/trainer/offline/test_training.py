@@ -141,7 +141,7 @@ def weights(adapter: Path) -> dict[str, torch.Tensor]:
 def metrics(folder: Path) -> list[dict[str, float]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {name: value for name, value in json.loads(line).items() if not name.startswith("time/")}
+        {name: value for name, value in json.loads(line).items() if not name.startswith("time")}
         for line in lines
     ]
 

@@ -121,7 +121,7 @@ def differing(one: Outcome, other: Outcome) -> set[str]:
 
 
 def outcome_of(folder: Path, server: MemoryServer) -> Outcome:
-    kinds = ("time/", "sync/", "eval/", "rollout/tokens_per_s")
+    kinds = ("time", "sync/", "eval/", "rollout/tokens_per_s")
     rows = read_metrics(folder)
     return Outcome(
         rows=[{n: v for n, v in row.items() if not n.startswith(kinds)} for row in rows],

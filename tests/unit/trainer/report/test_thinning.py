@@ -31,6 +31,11 @@ def test_consecutive_steps_become_their_mean(
     assert [row["reward/mean"] for row in found] == rewards
 
 
+def test_a_mean_of_steps_has_the_time_of_the_last() -> None:
+    rows = [{**row, "time": 1000 + 7 * row["step"] ** 2} for row in ROWS]
+    assert [row["time"] for row in thinned(rows, 2)] == [1028, 1112]
+
+
 def test_a_metric_of_only_some_steps_is_averaged_over_these() -> None:
     first, second = thinned(ROWS, 2)
     assert (first["ppo/entropy"], first["eval/accuracy"]) == (6.5, 0.5)
