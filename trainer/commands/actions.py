@@ -7,6 +7,7 @@ from inference_server.wire.hardware.prerequisites import (
     installed_version,
     missing_server_prerequisites,
 )
+from trainer.commands.finished import adapter_text, finished_text
 from trainer.config.sections import (
     CollectConfig,
     DemoCommand,
@@ -60,7 +61,7 @@ def train_online(command: TrainCommand) -> None:
         with leading(ranks), lasting_output(folder / CONSOLE_FILE), raise_disk_full(folder):
             result = train(config, must_resume=command.resume, ranks=ranks)
             if not result.stopped:
-                print(f"{folder} is finished: step {result.step}; raise run.num_steps for more")
+                print(finished_text(folder, step=result.step, adapter=result.adapter))
 
 
 def fine_tune(config: SFTRunConfig) -> None:
@@ -102,7 +103,7 @@ def train_from_file(command: TrainOfflineCommand) -> None:
         from trainer.offline.training import train_offline
 
     with raise_disk_full(config.run.folder):
-        print(f"adapter in {train_offline(config, must_resume=command.resume)}")
+        print(adapter_text(config.run.folder, train_offline(config, must_resume=command.resume)))
 
 
 def evaluate(config: EvaluationConfig) -> None:
@@ -164,10 +165,9 @@ def replay(command: ReplayCommand) -> None:
     with leaving_at_interrupt():
         from trainer.replay.verify import verify
 
-    is_same = verify(
+    if not verify(
         command.run, from_step=command.from_step, stop_at_first=command.verify, say=print
-    )
-    if not is_same:
+    ):
         sys.exit(1)
 
 

@@ -43,7 +43,7 @@ class Metric:
 # A table is read by its columns, so it keeps its own line breaks.
 # fmt: off
 METRICS: tuple[Metric, ...] = (
-    Metric("step", "Number of the newest step", panel="Step", label="step", log="step {:>4}", is_brief=True),
+    Metric("step", "Number of the newest step", panel="Step", label="step"),
     Metric("version", "Version that the newest step pushed", panel="Version, trainer", label="version", log="version {:.0f}"),
     Metric("time", "Time of day at which the line was written, in seconds since 1970 (Unix time)"),
     # Rewards and scores of the rollouts
@@ -157,7 +157,7 @@ def help_text(key: str) -> str:
 
 
 def log_line(row: Mapping[str, float], *, verbose: bool) -> str:
-    """The step's metrics in one line: those that are declared with a format and are in the row.
+    """The step's metrics for its line: those that are declared with a format and are in the row.
 
     Args:
         row: The step's metrics.

@@ -36,6 +36,14 @@ def bar(console: Console) -> Progress:
     )
 
 
+def duration(seconds: float) -> str:
+    """A length of time, such as ``57 s``, ``12 min`` or ``9 h 12 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def step_lines(name: str, console: Console | None = None) -> Iterator[OnStep]:
     """Show training steps.
@@ -63,7 +71,8 @@ def step_lines(name: str, console: Console | None = None) -> Iterator[OnStep]:
                 last_line = now
                 left = ""
                 if step > first:
-                    left = f", {(now - started) / (step - first) * (num_steps - step):.0f} s left"
+                    left_s = (now - started) / (step - first) * (num_steps - step)
+                    left = f", {duration(left_s)} left"
                 console.print(
                     f"{name} step {step}/{num_steps} loss {loss:.4f}{left}", highlight=False
                 )
@@ -98,7 +107,7 @@ def group_lines(name: str, *, num_done: int, num_total: int) -> Iterator[OnGroup
                 last_line = now
                 console.print(
                     f"{name} {num_done}/{num_total}, {speed}, "
-                    f"{(num_total - num_done) / rate:.0f} s left",
+                    f"{duration((num_total - num_done) / rate)} left",
                     highlight=False,
                 )
 

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import statistics
 import time
+from collections import deque
 from io import FileIO
 from typing import Self
 
@@ -12,12 +14,15 @@ from rich.console import Console
 from trainer.config.sections import RunConfig
 from trainer.console.metric_catalog import log_line
 from trainer.console.metrics_endpoint import MetricsEndpoint
-from trainer.console.progress import bar
+from trainer.console.progress import bar, duration
 from trainer.console.terminal import print_line
 from trainer.console.trackers import TrackerThread
 from trainer.io.durable import append, write_file
 from trainer.io.metrics_file import METRICS_FILE, Metrics, is_late, measured, read_lines
 from trainer.io.paths import open_plain, read_plain
+
+_RECENT_STEPS = 20
+"""How many of the newest steps the time left is worked out from."""
 
 
 class RunOutput:
@@ -31,7 +36,8 @@ class RunOutput:
         """
         self._endpoint = MetricsEndpoint(run)
         self._path = run.folder / METRICS_FILE
-        self._verbose = run.verbose
+        self._num_steps, self._verbose = run.num_steps, run.verbose
+        self._recent_s = deque[float](maxlen=_RECENT_STEPS)
         self.last_step = 0
         """The newest step with a line."""
         self.last_evaluated_step: int | None = None
@@ -126,7 +132,15 @@ class RunOutput:
         self.record(step, metrics)
         row = {"step": step, **metrics}
         self._progress.update(self._task, completed=step)
-        self.say(_step_line(row, verbose=self._verbose))
+        self._recent_s.append(metrics["time/step_s"])
+        line = _step_terms(row, verbose=self._verbose)
+        # On a terminal, the bar below has the number of steps and the time left.
+        if self._console.is_terminal:
+            self.say(f"step {step:>4} {line}")
+        else:
+            left_s = statistics.fmean(self._recent_s) * (self._num_steps - step)
+            left = f", {duration(left_s)} left" if step < self._num_steps else ""
+            self.say(f"step {step:>4}/{self._num_steps} {line}{left}")
         if "eval/accuracy" in row:
             self.say(_evaluation_line(row))
 
@@ -148,8 +162,14 @@ def _evaluation_line(row: Metrics) -> str:
     return f"{line} (best {row['eval/best_accuracy']:.1%} at step {row['eval/best_step']:.0f})"
 
 
-def _step_line(row: Metrics, *, verbose: bool) -> str:
-    """A step in one line; without a server (train-offline) the parts about the server are left out."""
+def start_line(run: RunConfig, questions_per_step: int, completions_each: int | None = None) -> str:
+    """What a run does: its folder, steps and batch; ``completions_each`` is None if they differ by question."""
+    each = "" if completions_each is None else f", {completions_each} completions each"
+    return f"{run.folder}: {run.num_steps} steps of {questions_per_step} questions{each}"
+
+
+def _step_terms(row: Metrics, *, verbose: bool) -> str:
+    """A step's metrics and times; without a server (train-offline) the parts about the server are left out."""
     metrics = log_line(row, verbose=verbose)
     if not verbose:
         return f"{metrics} {row['time/step_s']:.2f}s"

@@ -16,7 +16,7 @@ import torch
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import OfflineRunConfig, RunConfig
 from trainer.console.advice import no_kl_line, ppo_advice
-from trainer.console.run_output import RunOutput
+from trainer.console.run_output import RunOutput, start_line
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.doctor.memory import plan_in_message
@@ -98,6 +98,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
                 *ppo_advice(config.ppo, config.rollout.max_tokens, num_steps),
                 *base_advice(config.policy),
             ]
+            output.say(start_line(run, config.rollout.questions_per_step))
             for line in (*lines, *no_kl_line(config.ppo), *(f"warning: {line}" for line in advice)):
                 output.say(line)
             say_what_is_in_the_file(config, rollouts, num_steps, output.say)

@@ -11,7 +11,7 @@ from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
 from trainer.config.sections import TrainConfig
 from trainer.console.advice import ppo_advice
-from trainer.console.run_output import RunOutput
+from trainer.console.run_output import RunOutput, start_line
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.doctor.memory import plan_in_message
 from trainer.io.adapter_settings import base_advice, prompt_format_advice
@@ -171,13 +171,17 @@ def _open_training(
 
 
 def _advice(config: TrainConfig, journal: Journal) -> list[str]:
-    """Lines about settings that may be unintended, and about changed reward functions."""
+    """Lines about the run, settings that may be unintended, and changed reward functions."""
+    rollout = config.rollout
+    completions_each = len(rollout.arms) * rollout.samples_per_arm
+    start = start_line(config.run, rollout.questions_per_step, completions_each)
     advice = ppo_advice(config.ppo, config.rollout.max_tokens, config.run.num_steps)
     advice += [
         *prompt_format_advice(config),
         *base_advice(start_of(config, config.run.folder)),
     ]
-    return [*(f"warning: {line}" for line in advice), *changed_sources(journal.past.reward_sources)]
+    warnings = (f"warning: {line}" for line in advice)
+    return [start, *warnings, *changed_sources(journal.past.reward_sources)]
 
 
 def _with_settled_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:

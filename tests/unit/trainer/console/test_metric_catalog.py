@@ -82,9 +82,9 @@ def test_a_metric_without_a_declaration_is_scraped_all_the_same() -> None:
 
 def test_the_line_has_what_the_row_has() -> None:
     row = {"step": 7, "version": 3, "ppo/reference_kl": 0.25, "reward/mean": -1.0}
-    assert log_line(row, verbose=False) == "step    7 reward -1.000 kl 0.250"
+    assert log_line(row, verbose=False) == "reward -1.000 kl 0.250"
     assert "ev" not in log_line({**row, "ppo/explained_variance": math.nan}, verbose=False)
-    assert log_line(row, verbose=True) == "step    7 version 3 reward -1.000 kl 0.250"
+    assert log_line(row, verbose=True) == "version 3 reward -1.000 kl 0.250"
 
 
 def test_only_charts_with_data_are_drawn() -> None:

@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
 import socket
-import urllib.request
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.config.sections import RunConfig
@@ -37,8 +39,6 @@ METRICS = {
 }
 
 
-def track(folder: Path, *, first_step: int, steps: list[int], **changes: float) -> None:
-    with RunOutput(RunConfig(folder=folder), first_step=first_step) as output:
 NOW = 1_800_000_000.25
 TIMED = {"time": NOW, **METRICS}
 
@@ -48,6 +48,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: NOW)
 
 
+def track(folder: Path, *, first_step: int, steps: list[int], **changes: float) -> None:
+    with RunOutput(RunConfig(folder=folder), first_step=first_step) as output:
         for step in steps:
             output.step(step, METRICS | changes)
 
@@ -101,13 +103,36 @@ def test_what_json_cannot_say_is_left_out(value: float, tmp_path: Path) -> None:
     assert not {"NaN", "Infinity"} & set(text.replace(":", " ").replace(",", " ").split())
 
 
-def test_a_step_is_a_line_of_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_is_a_line_of_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Console, "is_terminal", True)
     with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
         output.step(1234, METRICS | {"reward/mean": -1.25, "ppo/reference_kl": 12.5})
         output.step(1235, METRICS | {"time/step_s": 1234.5, "ppo/explained_variance": math.nan})
-    first, second = capsys.readouterr().out.splitlines()
+    # Between the lines the bar is drawn.
+    first, second = re.findall(r"step \d{4} .*?s(?=\r?\n)", capsys.readouterr().out)
     assert first == "step 1234 reward -1.250 correct 0.500 kl 12.500 clip 0.000 ev -1.00 0.60s"
     assert max(len(first), len(second)) < 80
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "ends"),
+    [
+        (2, ["4.00s, 4 s left", "8.00s"]),
+        (2000, ["4.00s, 2 h 13 min left", "8.00s, 3 h 20 min left"]),
+    ],
+)
+def test_a_step_in_a_log_says_of_how_many_it_is_and_how_long_the_rest_takes(
+    num_steps: int, ends: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunOutput(RunConfig(folder=tmp_path, num_steps=num_steps), first_step=0) as output:
+        for step in (1, 2):
+            output.step(step, METRICS | {"time/step_s": 4.0 * step})
+    terms = "reward +0.250 correct 0.500 kl 0.010 clip 0.000 ev -1.00"
+    assert capsys.readouterr().out.splitlines() == [
+        f"step {step:>4}/{num_steps} {terms} {end}" for step, end in enumerate(ends, 1)
+    ]
 
 
 def test_a_verbose_step_is_said_in_one_line(
