@@ -39,7 +39,7 @@ _PLAYGROUND = (
     resources.files("inference_server.http")
     .joinpath("playground.html")
     .read_text("utf-8")
-    .replace("ARMS_OF_THE_SERVER", json.dumps([arm.name for arm in build_all_arms()]))
+    .replace("ARMS_OF_THE_SERVER", json.dumps([arm.model_dump() for arm in build_all_arms()]))
 )
 _PLAYGROUND_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "

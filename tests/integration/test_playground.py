@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse
 from inference_server.engine import EngineAdapter, EngineCompletion, Sampling
 from inference_server.http.routes import playground
 from inference_server.settings import Settings
+from regime_w import build_all_arms
 from tests.contract.client import Client, started_app
 from tests.contract.fake_engine import FakeEngine
 from tests.integration.browser import BROWSER, needs_browser
@@ -44,7 +45,8 @@ DRIVER = """
   try {
     const other = document.getElementById("other");
     await until(() => other.options.length === 5);
-    found.idle = { versions: [...other.options].map((option) => option.text), boxes: texts("#arms label") };
+    found.idle = { versions: [...other.options].map((option) => option.text), boxes: texts("#arms label"),
+      prompt: document.querySelector("#arms label").title };
     document.getElementById("none").click();
     document.getElementById("question").focus();
     press("Enter", { ctrlKey: true });
@@ -80,6 +82,17 @@ DRIVER = """
     window.fetch = async () => { throw new TypeError("Failed to fetch"); };
     press("Enter", { ctrlKey: true });
     await until(() => status().includes("cannot be reached"));
+    const headline = () => ({
+      text: document.getElementById("server").textContent, kind: document.getElementById("server").className });
+    await until(() => headline().kind === "error");
+    found.away = headline();
+    window.fetch = real;
+    document.dispatchEvent(new Event("visibilitychange"));
+    await until(() => headline().kind === "muted");
+    found.back = headline();
+    document.getElementById("question").value = " \\n ";
+    press("Enter", { ctrlKey: true });
+    found.blank = seen();
   } catch (error) {
     found.error = String(error);
   }
@@ -197,9 +210,18 @@ def test_the_page_offers_arms_and_versions(seen: dict[str, Any]) -> None:
             *("nothing", "latest, now version 2", "the base model"),
             *("version 2", "version 1"),
         ],
-        "boxes": [f"{family}_{i}" for family in ("wolfram", "maudlin") for i in range(4)],
+        "boxes": [f"{family}_{i} 0.{i + 2}" for family in ("wolfram", "maudlin") for i in range(4)],
+        "prompt": build_all_arms()[0].system_prompt,
     }
     assert seen["no_arm"]["status"] == "Choose at least one arm."
+    assert seen["blank"]["status"] == "Write a question first."
+
+
+def test_the_headline_follows_the_server(seen: dict[str, Any]) -> None:
+    away, back = seen["away"], seen["back"]
+    assert away == {"text": "The server cannot be reached. Is it still running?", "kind": "error"}
+    assert back["text"].startswith("fake/base, serving version 2;")
+    assert back["kind"] == "muted"
 
 
 def test_two_versions_stand_side_by_side_and_answers_come_as_they_finish(
