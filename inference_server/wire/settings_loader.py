@@ -96,32 +96,20 @@ def _sources(
 ) -> tuple[list[Source], list[Source]]:
     """What environment and file give, strongest first: for the program's settings, and for other tables."""
     file = str(path or "")
-    content = {} if path is None else _renamed(read_toml(path), program)
+    content = {} if path is None else read_toml(path)
     _require_tables(content, model, program, file)
     top, in_file = _split(content, model, program)
     # A variable whose name has no section may be a key of another command: `eval` has ``data``.
     tables_model = create_model("Tables", **_other_tables(model, program))
-    in_variables = _renamed(read_environment(tables_model, only_nested=True), program)
+    in_variables = read_environment(tables_model, only_nested=True)
     table = program.own_section
     own = [
-        Source(values=_renamed(read_environment(model), program), kind="variable"),
+        Source(values=read_environment(model), kind="variable"),
         Source(values=in_variables.pop(table or "", {}), table=table, kind="variable"),
         Source(values=top, kind=file),
         Source(values=in_file.pop(table or "", {}), table=table, kind=file),
     ]
     return own, [Source(values=in_variables, kind="variable"), Source(values=in_file, kind=file)]
-
-
-def _renamed(values: Values, program: Program) -> Values:
-    """Values under the keys' current names, so that a source overrides another whichever names they use."""
-    for old, new in program.renamed.items():
-        section, _, name = old.partition(".")
-        if "." not in new and old in values:
-            values = {new: values[old], **{key: values[key] for key in values if key != old}}
-        if isinstance(table := values.get(section), dict) and name in table:
-            others = {key: value for key, value in table.items() if key != name}
-            values = {**values, section: {new.partition(".")[2]: table[name], **others}}
-    return values
 
 
 def _require_tables(file: Values, model: type[BaseModel], program: Program, path: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from inference_server.launch.server_process import ServerProcess
 from tests.integration.test_training import metrics_of, run_trainer, train_command
-from trainer.run_state.checkpoint import checkpoint_folders
+from trainer.io.run_layout import checkpoint_folders
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

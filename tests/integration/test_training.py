@@ -32,9 +32,10 @@ from trainer.config.sections import TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import SyncError
+from trainer.io.run_layout import checkpoint_folders
 from trainer.online.setup import train
 from trainer.rollouts.questions import QuestionStream
-from trainer.run_state.checkpoint import checkpoint_folders, read_best
+from trainer.run_state.checkpoint import read_best
 from trainer.tiny_model.build import build_tiny_model
 from trainer.tiny_model.pretraining import TinyModelRecipe
 

@@ -50,7 +50,7 @@ def run_config(
             "learning_rate_schedule": "linear",
             "critic_warmup_steps": 1,
             "questions_per_mini_batch": 1,
-            "kl_horizon": 10,
+            "kl_horizon_steps": 1,
         },
         "run": {
             "folder": folder,

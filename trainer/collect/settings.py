@@ -9,16 +9,14 @@ from trainer.io.durable import write_file
 from trainer.io.kept_settings import (
     as_toml,
     keep_settings,
-    kept_tables,
+    read_kept,
     require_as_kept,
     settings_beside,
 )
 
-_MODEL = "model"
-"""Free, since what it stands for is compared, under whatever name."""
 _FREE_SETTINGS = (
     *("output", "limit", "num_in_flight", "server", "data.num_questions", "reward.timeout_s"),
-    _MODEL,
+    "model",  # What it stands for is compared, under whatever name.
 )
 
 
@@ -45,8 +43,8 @@ class CollectSettings:
 
     def have_another_model(self, config: CollectConfig) -> bool:
         """Whether the kept settings call the model by another name, which may stand for the same policy."""
-        kept = kept_tables(self._path) if self._are_kept else {}
-        return bool(kept.get(_MODEL, config.model) != config.model)
+        kept = read_kept(self._path) if self._are_kept else config
+        return isinstance(kept, CollectConfig) and kept.model != config.model
 
     def keep(self, config: CollectConfig) -> None:
         """Keep the settings.

@@ -6,12 +6,13 @@ from pathlib import Path
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfig, TrainConfig
 from trainer.console.trackers import require_trackers
-from trainer.data.held_out import require_held_out
+from trainer.data.held_out import sources_of
 from trainer.data.sources import require_source
 from trainer.errors import UsageError
 from trainer.export.target import require_outside_versions, require_target
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.paths import require_folder, require_rollouts, shown_path
+from trainer.io.run_layout import has_begun
 from trainer.model.adapter_files import require_adapter
 from trainer.model.base_files import require_base_model
 from trainer.sft.output import require_output
@@ -24,9 +25,8 @@ def check_online(config: TrainConfig) -> None:
         UsageError: Names the setting.
     """
     if _check_run(config):
-        require_source(config.data.source)
-        if config.run.evaluate_every is not None or config.data.evaluation_source is not None:
-            require_held_out(config.data, "run.evaluate_every")
+        for source in sources_of(config):
+            source.required(config.data)
 
 
 def check_offline(config: OfflineRunConfig) -> None:
@@ -92,7 +92,7 @@ def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:
     require_base_model(config.policy.base_model)
     require_folder(config.run.folder, field="run.folder")
     require_trackers(config.run.trackers)
-    is_new = not (config.run.folder / CONFIG_FILE).exists()
+    is_new = not has_begun(config.run.folder)
     if is_new and config.policy.adapter is not None:
         require_adapter(config.policy.adapter)
     if is_new and (rollouts := config.ppo.rollouts_of_critic) is not None:

@@ -1,14 +1,14 @@
 """The questions to train and to evaluate on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from inference_server.wire.prompt_options import NotBlank
+from inference_server.wire.settings.model import SettingsModel
 from regime_w.answer_types.answer_type import AnswerTypeName
-from trainer.config.base import Section, Seed
+from trainer.config.base import Seed
 
 BuiltInSource = Literal["word-problems", "one-step-problems"]
 _DEFAULT_SOURCE: BuiltInSource = "word-problems"
@@ -58,10 +58,8 @@ ChoicesColumn = Annotated[NotBlank | None, AfterValidator(_is_of_a_choice)]
 may have a prefix, which must be the same."""
 
 
-class DataConfig(Section):
+class DataConfig(SettingsModel):
     """The questions to train and to evaluate on."""
-
-    past_defaults: ClassVar[Mapping[str, object]] = {"evaluation_source": _DEFAULT_SOURCE}
 
     source: NotBlank = _DEFAULT_SOURCE
     """`word-problems` or `one-step-problems` (built in), a file of {"question", "answer"} records (JSON lines, a
@@ -70,8 +68,7 @@ class DataConfig(Section):
     evaluation_source: NotBlank | None = None
     """Held-out questions, in the same forms, for run.evaluate_every, SFT's evaluation loss and `eval`. If the source is
     built in, null is `word-problems`. With a source of your own, null means that there are none: run.evaluate_every and
-    `eval` are refused, and SFT measures no held-out loss. A run keeps `word-problems` as null or as
-    `word-problems#held_out`, which are the same questions."""
+    `eval` are refused, and SFT measures no held-out loss."""
     question: NotBlank = "question"
     """Column of both sources with the question, such as `problem`: a text, or messages of which one is the user's.
     If there is no column `question`, the default reads `prompt` or `messages`."""
@@ -100,19 +97,6 @@ class DataConfig(Section):
     reward.formulas = cross_checked). Needs answers with GSM8K's annotated steps (<<3*4=12>>), as the built-in
     sources have them; if few questions have them, the share is smaller. A counterfactual that is among the held-out
     questions of data.evaluation_source is never asked."""
-
-    @field_validator("evaluation_source")
-    @classmethod
-    def _is_told_from_the_earlier_default(
-        cls, given: str | None, info: ValidationInfo
-    ) -> str | None:
-        """Store a given `word-problems` as null or `word-problems#held_out`, which mean the same.
-
-        Kept settings of earlier versions hold the bare name although nobody chose it; today's never hold it.
-        """
-        if given != _DEFAULT_SOURCE:
-            return given
-        return None if is_built_in(info.data.get("source", given)) else f"{given}#held_out"
 
     @model_validator(mode="after")
     def _shape_is_possible(self) -> Self:

@@ -9,8 +9,6 @@ from inference_server.wire.settings.serve import ServeConfig
 from inference_server.wire.settings.sources import Program
 from inference_server.wire.settings_loader import load_settings
 from trainer.config.base import CommandConfig
-from trainer.config.ppo import PPOConfig
-from trainer.config.rollout import RENAMED_KEYS
 from trainer.config.run import SHORT_FLAGS
 from trainer.config.safe_text import safe_line
 from trainer.config.sections import SECTIONS
@@ -49,15 +47,10 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
         sections=SECTIONS,
         own_section=config.own_section,
         inherited=config.inherited,
-        renamed={**RENAMED_KEYS, **SHORT_FLAGS},
+        short_flags=SHORT_FLAGS,
         other_keys={*known_keys(ServeConfig), *command_keys()},
     )
     try:
-        settings, _ = load_settings(config, arguments, program)
+        return load_settings(config, arguments, program)[0]
     except SettingsError as error:
         fail(prog, *error.lines)
-    # Checked here and not by the section, because the kept settings of older runs may have both keys.
-    ppo = getattr(settings, "ppo", None)
-    if isinstance(ppo, PPOConfig) and ppo.ignored is not None:
-        fail(prog, ppo.ignored)
-    return settings

@@ -1,22 +1,19 @@
 """The base model and the adapter on it."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from inference_server.wire.prompt_options import NotBlank
-from trainer.config.base import Section
+from inference_server.wire.settings.model import SettingsModel
 
 ALL_LINEAR = "all-linear"
 """PEFT's word for every linear layer but the head."""
 
 
-class PolicyConfig(Section):
+class PolicyConfig(SettingsModel):
     """The base model and the adapter on it."""
-
-    past_meanings: ClassVar[Mapping[str, object]] = {"dtype": "float32"}
 
     base_model: NotBlank = "models/tiny-base"
     """Folder or Hub id of the base model; the server must serve the same one."""

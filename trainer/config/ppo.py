@@ -1,12 +1,11 @@
 """The update of policy and critic."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from trainer.config.base import Section
+from inference_server.wire.settings.model import SettingsModel
 
 GroupEstimator = Literal["rloo", "grpo"]
 """Estimators without a critic, by name; `trainer.ppo.advantages.GROUP_ESTIMATORS` computes them."""
@@ -15,14 +14,8 @@ KLEstimator = Literal["k1", "k2", "k3"]
 LossReduction = Literal["token_mean", "sequence_mean"]
 
 
-class PPOConfig(Section):
+class PPOConfig(SettingsModel):
     """The update of policy and critic."""
-
-    past_meanings: ClassVar[Mapping[str, object]] = {
-        "critic_gae_lambda": None,
-        "kl_horizon_steps": None,
-        "skip_zero_advantages": False,
-    }
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """Learning rate of AdamW for the policy adapter. LoRA takes some ten times the rate of full fine-tuning. (The
@@ -103,12 +96,10 @@ class PPOConfig(Section):
     a twentieth of kl_coef and twenty times kl_coef."""
     target_kl: Annotated[float, Field(gt=0)] = 0.1
     """KL to the reference, in nats per completion, that the adaptive coefficient aims at."""
-    kl_horizon_steps: Annotated[float, Field(ge=1)] | None = 10.0
+    kl_horizon_steps: Annotated[float, Field(ge=1)] = 10.0
     """Steps over which the adaptive coefficient corrects an error. In one step it moves by at most 0.2 divided by this
     number: with 10 by 2 %, so a KL far above target_kl doubles it in 35 steps. (K = 0.1 in arXiv 1909.08593, section
-    2.2.) Null counts completions instead of steps, by kl_horizon."""
-    kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """The same horizon in completions. It is used if kl_horizon_steps is null, or if only kl_horizon is given."""
+    2.2.)"""
     stop_kl: Annotated[float, Field(gt=0)] | None = None
     """Ends a step early: the first mini-batch on which the policy has moved by more than this many nats per token is
     not applied, nor is any after it."""
@@ -122,22 +113,3 @@ class PPOConfig(Section):
     def rollouts_of_critic(self) -> Path | None:
         """The file that a new run's critic is fitted to; None if none is named or there is no critic."""
         return self.critic_rollouts if self.advantage == "gae" else None
-
-    @property
-    def ignored(self) -> str | None:
-        """A message about a given key that another key overrides; None if there is none."""
-        default = PPOConfig.model_fields["kl_horizon"].default
-        if self.kl_horizon_steps is None or self.kl_horizon == default:
-            return None
-        return (
-            f"ppo.kl_horizon: ppo.kl_horizon_steps = {self.kl_horizon_steps:g} is used instead; leave one of "
-            "them out"
-        )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _horizon_in_completions(cls, given: Any) -> Any:
-        """If only kl_horizon is given, as in files older than kl_horizon_steps, let it decide."""
-        if isinstance(given, dict) and "kl_horizon" in given:
-            return {"kl_horizon_steps": None, **given}
-        return given

@@ -1,7 +1,7 @@
 """What is generated for each step, and how it is rewarded."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
@@ -10,7 +10,7 @@ from inference_server.wire.schemas import MAX_ARMS, MIN_TEMPERATURE
 from inference_server.wire.settings.model import SettingsModel
 from regime_w import ArmSpec, RewardConfig, build_all_arms
 from regime_w.arms import ARM_SETS, named_arms
-from trainer.config.base import Section, Seed
+from trainer.config.base import Seed
 
 _OWN_ARMS = TypeAdapter(dict[int, ArmSpec])
 
@@ -65,22 +65,14 @@ Arms = Annotated[
     tuple[ArmSpec, ...],
     BeforeValidator(_by_name),
     AfterValidator(_as_the_server_takes_them),
-    # The recipe's eight are not written to a run's config.toml, where a missing key has always meant them.
+    # A run's config.toml does not spell out the recipe's eight: there, a missing key means them.
     Field(exclude_if=_is_recipe),
 ]
 """Arms to ask: never empty, and null is read as the eight of Regime W."""
 
-RENAMED_KEYS: Mapping[str, str] = {
-    "rollout.refill_zero_variance": "rollout.dynamic_sampling",
-    "what-if": "what_if",
-}
-"""Earlier names of keys, which are still read, to their present names."""
 
-
-class RolloutConfig(Section):
+class RolloutConfig(SettingsModel):
     """What is generated for each step."""
-
-    past_meanings: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
 
     questions_per_step: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Questions (groups of arms) of a step, which are PPO's batch."""
@@ -105,16 +97,6 @@ class RolloutConfig(Section):
     dynamic_sampling: bool = False
     """Replace questions whose completions all earn the same reward, since they carry no learning signal, by further
     questions: at most two for each question of a step. (DAPO, arXiv 2503.14476, section 3.2.)"""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_earlier_names(cls, given: Any) -> Any:
-        """Read the settings of runs that were begun under a key's earlier name."""
-        if isinstance(given, dict) and "refill_zero_variance" in given:
-            given = dict(given)
-            given.setdefault("dynamic_sampling", given["refill_zero_variance"])
-            del given["refill_zero_variance"]
-        return given
 
 
 REGIME_W = "regime_w"

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.config.base import MAX_THREADS, Device, Section, Seed
+from inference_server.wire.settings.model import SettingsModel
+from trainer.config.base import MAX_THREADS, Device, Seed
 
 MAX_STEPS = 999_999
 """The names of a step's files and folders have its number in six digits."""
@@ -15,7 +16,7 @@ SHORT_FLAGS: Mapping[str, str] = {"verbose": "run.verbose"}
 TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
-class RunConfig(Section):
+class RunConfig(SettingsModel):
     """Where a run lives and how long it is."""
 
     folder: Path = Path("runs/default")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from inference_server.wire.settings.serve import ServeConfig
 from trainer.config.asking import CollectConfig, DiffCommand, EvaluationConfig, SampleConfig
-from trainer.config.base import CommandConfig, Device, Section
+from trainer.config.base import CommandConfig, Device
 from trainer.config.data import DataConfig
 from trainer.config.policy import PolicyConfig
 from trainer.config.ppo import (
@@ -72,7 +72,6 @@ __all__ = [
     "SFTConfig",
     "SFTRunConfig",
     "SampleConfig",
-    "Section",
     "ServeConfig",
     "ServerConfig",
     "TextModelCommand",

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from inference_server.wire.settings.model import SettingsModel
 from inference_server.wire.settings.serve import ApiKey
-from trainer.config.base import Section
 
 
 def _is_address(url: str) -> str:
@@ -34,7 +34,7 @@ PATIENCE_S = 4.0
 _Address = Annotated[str, AfterValidator(_is_address)]
 
 
-class ServerConfig(Section):
+class ServerConfig(SettingsModel):
     """How to reach the inference server."""
 
     url: _Address = _DEFAULT_URL

@@ -1,21 +1,21 @@
 """Supervised fine-tuning."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice
+from inference_server.wire.settings.model import SettingsModel
 from regime_w import build_all_arms
-from trainer.config.base import CommandConfig, Device, Section
+from trainer.config.base import CommandConfig, Device
 from trainer.config.data import DataConfig
 from trainer.config.policy import PolicyConfig
 from trainer.config.rollout import Arms
 
 
-class SFTConfig(Section):
+class SFTConfig(SettingsModel):
     """How the demonstrations are imitated."""
 
     num_examples: Annotated[int, Field(ge=1)] = 2_000
@@ -76,7 +76,6 @@ class SFTRunConfig(CommandConfig):
         "arms": "rollout.arms",
         "prompt_format": "rollout.prompt_format",
     }
-    past_meanings: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
 
     policy: PolicyConfig = PolicyConfig()
     data: DataConfig = DataConfig()

@@ -1,14 +1,13 @@
 """Training by PPO: online, and from a file of rollouts."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from inference_server.wire.settings.model import NULL
-from trainer.config.base import CommandConfig, Section
-from trainer.config.data import DataConfig, is_built_in
+from inference_server.wire.settings.model import SettingsModel
+from trainer.config.base import CommandConfig
+from trainer.config.data import DataConfig
 from trainer.config.policy import PolicyConfig
 from trainer.config.ppo import PPOConfig
 from trainer.config.rollout import RewardSettings, RolloutConfig
@@ -51,18 +50,6 @@ class TrainConfig(CommandConfig):
     reward: RewardSettings = RewardSettings()
     ppo: PPOConfig = PPOConfig()
     run: RunConfig = RunConfig()
-
-    @classmethod
-    def with_past_meaning(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Section.with_past_meaning`; a run keeps held-out questions that it evaluates on or avoids as counterfactuals."""
-        found = super().with_past_meaning(kept)
-        data, run = kept.get("data"), kept.get("run")
-        if not (isinstance(data, Mapping) and isinstance(run, Mapping)):
-            return found
-        is_used = run.get("evaluate_every", NULL) != NULL or data.get("counterfactual", 0) != 0
-        if is_used and "evaluation_source" in data and not is_built_in(str(data.get("source"))):
-            found["data"]["evaluation_source"] = data["evaluation_source"]
-        return found
 
     @model_validator(mode="after")
     def _adapters_outlive_their_rollouts(self) -> Self:
@@ -108,7 +95,7 @@ class TrainCommand(TrainConfig):
     """Refuse to begin a new run; a run that was begun in run.folder resumes with or without this."""
 
 
-class OfflineConfig(Section):
+class OfflineConfig(SettingsModel):
     """How collected rollouts are used."""
 
     num_epochs: Annotated[int, Field(ge=1)] = 1

@@ -1,9 +1,13 @@
 """Which held-out questions belong to a run's data: those that it names, never others in their place."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from trainer.config.data import DataConfig, is_built_in
+from trainer.config.train import TrainConfig
 from trainer.data.sources import require_source
+from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 
 _PARTS_WITH_SPLIT = 2
@@ -40,6 +44,40 @@ def require_held_out(data: DataConfig, needed_by: str) -> str:
         f"data.evaluation_source: {needed_by} needs held-out questions, and none are named for data.source = "
         f"{data.source}; {fix}"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSource:
+    """A source that a run's start must be able to read."""
+
+    setting: str
+    split: Split
+    num_questions: int
+    """Most questions that the run takes of it."""
+
+    def required(self, data: DataConfig) -> str:
+        """The source's name.
+
+        Raises:
+            DataError: There is no such source.
+            UsageError: No held-out questions are named.
+        """
+        if self.split is Split.HELD_OUT:
+            return require_held_out(data, "run.evaluate_every")
+        require_source(data.source)
+        return data.source
+
+
+def sources_of(config: TrainConfig) -> Iterator[RunSource]:
+    """The sources that a run's start must be able to read; of held-out questions if it evaluates, or names any."""
+    data, run = config.data, config.run
+    yield RunSource(setting="data.source", split=Split.TRAIN, num_questions=data.num_questions)
+    if run.evaluate_every is not None or data.evaluation_source is not None:
+        yield RunSource(
+            setting="data.evaluation_source",
+            split=Split.HELD_OUT,
+            num_questions=run.num_evaluation_questions,
+        )
 
 
 def is_same_source(first: str, second: str) -> bool:

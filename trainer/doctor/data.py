@@ -4,12 +4,10 @@ from collections.abc import Iterator
 
 from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import DoctorConfig
-from trainer.data.held_out import is_on_hub, require_held_out
+from trainer.data.held_out import is_on_hub, sources_of
 from trainer.data.sources import load_records, require_source
-from trainer.data.word_problems import Split
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import TrainerError, UsageError
-from trainer.io.kept_settings import CONFIG_FILE
 from trainer.model.prompts import format_problem, load_renderer
 
 
@@ -26,30 +24,26 @@ def check_prompts(config: DoctorConfig) -> Iterator[CheckResult]:
 
 def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
     """One result for each source that the run reads; nothing is downloaded."""
-    data, run = config.data, config.run
-    sources = [("data.source", Split.TRAIN, data.num_questions)]
-    # A run that began before held-out questions had to be named goes on without naming any.
-    has_begun = (run.folder / CONFIG_FILE).exists()
-    is_asked = run.evaluate_every is not None and not has_begun
-    if data.evaluation_source is not None or is_asked:
-        sources.append(("data.evaluation_source", Split.HELD_OUT, run.num_evaluation_questions))
-    for setting, split, number in sources:
+    data = config.data
+    for each in sources_of(config):
         try:
-            source = data.source
-            if split is Split.HELD_OUT:
-                source = require_held_out(data, "run.evaluate_every")
+            source = each.required(data)
             name, _ = require_source(source)
             if is_on_hub(name):
                 text = f"{source}: a dataset of the Hub, which is read when the run starts"
-                yield note("data", text, setting)
+                yield note("data", text, each.setting)
                 continue
             records = load_records(
-                source, split, num_records=number, seed=data.seed, shape=data.shape
+                source,
+                each.split,
+                num_records=each.num_questions,
+                seed=data.seed,
+                shape=data.shape,
             )
         except TrainerError as error:
-            yield bad("data", first_line(error), setting)
+            yield bad("data", first_line(error), each.setting)
         else:
             yield ok(
                 "data",
-                f"{source}: the {len(records):,} questions that the run takes can be read ({setting})",
+                f"{source}: the {len(records):,} questions that the run takes can be read ({each.setting})",
             )

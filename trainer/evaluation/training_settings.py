@@ -1,16 +1,13 @@
 """By default, asks models the held-out questions of the run or the SFT that trained them, and in the same way."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from trainer.config.sections import DataConfig, EvaluationConfig, RolloutConfig, SFTRunConfig
+from trainer.config.sections import DataConfig, EvaluationConfig, OfflineRunConfig, SFTRunConfig
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
-from trainer.io.adapter_settings import settings_of, trained_on_file, training_data
+from trainer.io.adapter_settings import settings_of, training_data
 from trainer.io.change_text import sampled_arm
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
@@ -102,10 +99,10 @@ def _refuse_unknown(adapters: Sequence[Path]) -> None:
         UsageError: There is such a model.
     """
     for adapter in adapters:
-        folder, kept = settings_of(adapter) or (adapter, {})
-        if (rollouts := trained_on_file(kept)) is not None:
+        folder, kept = settings_of(adapter) or (adapter, None)
+        if isinstance(kept, OfflineRunConfig):
             raise UsageError(
-                f"data: {folder} was trained on {rollouts}, and no settings beside that file say which questions; "
+                f"data: {folder} was trained on {kept.rollouts}, and no settings beside that file say which questions; "
                 "say with --data what to ask, such as a file of held-out questions or word-problems"
             )
 
@@ -115,7 +112,7 @@ def _data_of(adapter: Path) -> tuple[Path, DataConfig, bool] | None:
     data, found = training_data(adapter), settings_of(adapter)
     if data is None or found is None:
         return None
-    return found[0], data, "rollout" in found[1]
+    return found[0], data, not isinstance(found[1], SFTRunConfig)
 
 
 def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
@@ -134,15 +131,12 @@ def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
 
 def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
     """The folder of the run or the SFT that an adapter belongs to, and how it asked; None if no settings are found."""
-    folder, kept = settings_of(adapter) or (adapter, {})
-    with suppress(ValidationError):
-        if "rollout" in kept:
-            run = RolloutConfig.read_kept(kept["rollout"])
-            return folder, {key: getattr(run, key) for key in _OF_A_RUN}
-        if "sft" in kept:
-            sft = SFTRunConfig.read_kept(kept)
-            return folder, {key: getattr(sft, key) for key in _OF_AN_SFT}
-    return None
+    if (found := settings_of(adapter)) is None:
+        return None
+    folder, kept = found
+    if isinstance(kept, SFTRunConfig):
+        return folder, {key: getattr(kept, key) for key in _OF_AN_SFT}
+    return folder, {key: getattr(kept.rollout, key) for key in _OF_A_RUN}
 
 
 def _asks_alike(key: str, first: Any, second: Any, config: EvaluationConfig) -> bool:

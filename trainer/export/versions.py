@@ -7,9 +7,8 @@ from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
-from trainer.io.run_layout import ADAPTERS_FOLDER, version_folders
+from trainer.io.run_layout import ADAPTERS_FOLDER, JOURNAL_FILE, version_folders
 from trainer.run_state.checkpoint import read_best
-from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
 
 

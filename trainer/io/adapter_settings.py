@@ -1,31 +1,29 @@
 """Reads from kept settings how an adapter was trained: on which base and data, and with which prompt format and dtype."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from inference_server.wire.json_and_toml import parse_json
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
+from trainer.config.asking import CollectConfig
 from trainer.config.data import DataConfig
 from trainer.config.policy import PolicyConfig
-from trainer.config.train import TrainConfig
+from trainer.config.sft import SFTRunConfig
+from trainer.config.train import OfflineRunConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.io.base_record import BaseRecord, base_of, other_base
 from trainer.io.kept_settings import (
     CONFIG_FILE,
-    kept_tables,
+    KeptConfig,
+    read_kept,
     settings_beside,
-    table_of,
 )
 from trainer.io.paths import read_plain
 from trainer.io.run_layout import ROLLOUTS_FOLDER, run_of
 
 
-def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
+def settings_of(adapter: Path) -> tuple[Path, KeptConfig] | None:
     """The folder of the SFT or run that an adapter folder belongs to, with its settings; None if there are none.
 
     Raises:
@@ -35,7 +33,7 @@ def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
         return adapter, kept
     if (run := run_of(adapter)) is not None:
         with suppress(FileNotFoundError):
-            return run, kept_tables(run / CONFIG_FILE)
+            return run, read_kept(run / CONFIG_FILE)
     return None
 
 
@@ -81,22 +79,23 @@ def _named_base(adapter: Path) -> BaseRecord | None:
     except (OSError, ValueError, RecursionError, UsageError):
         return None
     name = named.get("base_model_name_or_path") if isinstance(named, dict) else None
-    quantization = None if found is None else table_of(found[1], "policy").get("quantization")
-    if not isinstance(name, str) or not isinstance(quantization, str | None):
+    if not isinstance(name, str):
         return None
-    return BaseRecord.of(name, quantization)
+    policy = None if found is None else _policy(found[1])
+    return BaseRecord.of(name, None if policy is None else policy.quantization)
 
 
 def kept_prompt_format(path: Path) -> PromptFormat | None:
-    """The prompt format of kept settings; plain if they are older than this setting, None if there are no settings."""
+    """The prompt format of kept settings; None if there are no settings, or if they leave it open."""
     kept = _readable(path)
     return None if kept is None else _prompt_format(kept)
 
 
 def kept_dtype(path: Path) -> str | None:
-    """policy.dtype of kept settings; float32 if they are older than this setting, None if there are no settings."""
+    """policy.dtype of kept settings; None if there are no settings."""
     kept = _readable(path)
-    return None if kept is None else str(table_of(kept, "policy").get("dtype", "float32"))
+    policy = None if kept is None else _policy(kept)
+    return None if policy is None else policy.dtype
 
 
 def training_data(adapter: Path) -> DataConfig | None:
@@ -105,33 +104,35 @@ def training_data(adapter: Path) -> DataConfig | None:
     An SFT's ``num_questions`` is its number of examples. For a run of `train-offline` they are the settings that its file
     of rollouts was collected with, or the settings of the run that wrote this file.
     """
-    _, kept = settings_of(adapter) or (adapter, {})
-    if (rollouts := trained_on_file(kept)) is not None:
-        kept = _readable(settings_beside(rollouts)) or {}
-        if not kept and rollouts.parent.name == ROLLOUTS_FOLDER:
-            kept = _readable(rollouts.parent.parent / CONFIG_FILE) or {}
-    # The table of an SFT and that of `collect` have the same keys.
-    data = table_of(TrainConfig.with_past_meaning(kept), "data")
-    if (num_examples := table_of(kept, "sft").get("num_examples")) is not None:
-        data = {**data, "num_questions": num_examples}
-    with suppress(ValidationError):
-        return DataConfig.model_validate(data) if "source" in data else None
-    return None
+    found = settings_of(adapter)
+    kept = None if found is None else found[1]
+    if isinstance(kept, OfflineRunConfig):
+        kept = _collected_with(kept.rollouts)
+    if kept is None or isinstance(kept, OfflineRunConfig):
+        return None
+    if isinstance(kept, SFTRunConfig):
+        return kept.data.model_copy(update={"num_questions": kept.sft.num_examples})
+    return kept.data
 
 
-def trained_on_file(kept: Mapping[str, Any]) -> Path | None:
-    """The file of rollouts of a run of `train-offline`; None for the settings of others."""
-    rollouts = kept.get("rollouts")
-    return Path(rollouts) if isinstance(rollouts, str) else None
+def _collected_with(rollouts: Path) -> KeptConfig | None:
+    kept = _readable(settings_beside(rollouts))
+    if kept is None and rollouts.parent.name == ROLLOUTS_FOLDER:
+        return _readable(rollouts.parent.parent / CONFIG_FILE)
+    return kept
 
 
-def _readable(path: Path) -> dict[str, Any] | None:
+def _readable(path: Path) -> KeptConfig | None:
     """Kept settings; None if there are none that can be read."""
     with suppress(FileNotFoundError, UsageError):
-        return kept_tables(path)
+        return read_kept(path)
     return None
 
 
-def _prompt_format(kept: Mapping[str, Any]) -> PromptFormat:
-    found = kept.get("prompt_format") or table_of(kept, "rollout").get("prompt_format")
-    return "chat" if found == "chat" else "plain"
+def _prompt_format(kept: KeptConfig) -> PromptFormat | None:
+    found = kept.prompt_format if isinstance(kept, SFTRunConfig) else kept.rollout.prompt_format
+    return None if found == "auto" else found
+
+
+def _policy(kept: KeptConfig) -> PolicyConfig | None:
+    return None if isinstance(kept, CollectConfig) else kept.policy

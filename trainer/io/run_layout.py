@@ -10,6 +10,8 @@ ADAPTERS_FOLDER = "adapters"
 """The folder of the versions."""
 CHECKPOINTS_FOLDER = "checkpoints"
 """The folder of the checkpoints, of a run or of an SFT."""
+JOURNAL_FILE = "journal.jsonl"
+"""The journal of an online run."""
 FAILED_FOLDER = "failed"
 """The folder of what steps that met NaN leave behind."""
 ROLLOUTS_FOLDER = "rollouts"
@@ -38,6 +40,20 @@ def version_folders(run: Path) -> dict[int, Path]:
     """The folders of the versions in a run's folder, oldest first; empty if there is no such folder."""
     found = {version_of_name(path.name): path for path in (run / ADAPTERS_FOLDER).glob("policy-*")}
     return {version: found[version] for version in sorted(v for v in found if v is not None)}
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Finished checkpoints, oldest first; the first is of step 0."""
+    return sorted((run / CHECKPOINTS_FOLDER).glob("step-" + 6 * "[0-9]"))
+
+
+def has_begun(run: Path) -> bool:
+    """Whether a run has anything to resume from: a checkpoint, or a journal with something in it.
+
+    Its settings alone are no beginning: a new run writes them before it waits for its server.
+    """
+    journal = run / JOURNAL_FILE
+    return bool(checkpoint_folders(run)) or (journal.is_file() and journal.stat().st_size > 0)
 
 
 def run_of(adapter: Path) -> Path | None:

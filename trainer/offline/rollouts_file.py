@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from trainer.config.sections import OfflineRunConfig
 from trainer.errors import DataError
+from trainer.io.run_layout import has_begun
 from trainer.model.dtype import collected_line
 from trainer.rollouts.files import StoredRollouts, open_rollouts
-from trainer.run_state.checkpoint import checkpoint_folders
 from trainer.run_state.recorded_rollouts import require_same_rollouts
 
 _FOREIGN_NATS = 0.05
@@ -29,8 +29,7 @@ def open_file(config: OfflineRunConfig) -> StoredRollouts:
             "a question's completions: set it to gae, or collect with more arms or rollout.samples_per_arm"
         )
     folder, rows = config.run.folder, list(rollouts.lines.values())
-    has_begun = bool(checkpoint_folders(folder))
-    require_same_rollouts(folder, config.rollouts, rows, has_begun=has_begun)
+    require_same_rollouts(folder, config.rollouts, rows, has_begun=has_begun(folder))
     return rollouts
 
 

@@ -24,7 +24,7 @@ from trainer.errors import BETWEEN_STEPS, UsageError
 from trainer.io.adapter_settings import base_advice
 from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import Metrics
-from trainer.io.run_layout import ADAPTERS_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device, halved_if_out_of_memory
 from trainer.model.dtype import torch_dtype, with_default_dtype
@@ -43,7 +43,6 @@ from trainer.rollouts.questions import QuestionState, QuestionStream
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.run_state.checkpoint import (
     TrainProgress,
-    checkpoint_folders,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -76,7 +75,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         CheckpointError: No checkpoint can be resumed from.
         RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
-    config = prepared(config, lambda c: format_of_file(c.rollouts), print)
+    config = prepared(config, lambda c: format_of_file(c.rollouts))
     device, lines = compute_device(config.run.device), list[str]()
     config = with_policy(config, with_default_dtype(config.policy, device, lines.append))
     with (

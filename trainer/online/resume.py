@@ -13,7 +13,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.run_output import RunOutput
 from trainer.errors import JournalError, NonFiniteError
 from trainer.io.metrics_file import Metrics
-from trainer.io.run_layout import ADAPTERS_FOLDER, version_folders
+from trainer.io.run_layout import ADAPTERS_FOLDER, JOURNAL_FILE, checkpoint_folders, version_folders
 from trainer.online.loop import TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.versions import Versions
@@ -21,15 +21,8 @@ from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.learner import Learner
 from trainer.rollouts.curriculum import Curriculum
 from trainer.rollouts.questions import QuestionState
-from trainer.run_state.checkpoint import (
-    TrainProgress,
-    checkpoint_folders,
-    load_checkpoint,
-    skip_damaged_best,
-    step_of,
-)
+from trainer.run_state.checkpoint import TrainProgress, load_checkpoint, skip_damaged_best, step_of
 from trainer.run_state.journal import Journal
-from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.recompute import recompute
 

@@ -17,7 +17,7 @@ from trainer.doctor.memory import plan_in_message
 from trainer.io.adapter_settings import base_advice, prompt_format_advice
 from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import read_metrics
-from trainer.io.run_layout import ADAPTERS_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders, has_begun
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, with_dtype
 from trainer.model.prompts import prompt_format_of
@@ -40,13 +40,7 @@ from trainer.ranks.process_group import Ranks
 from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState
 from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
-from trainer.run_state.checkpoint import (
-    TrainProgress,
-    checkpoint_folders,
-    newest_checkpoint,
-    save_checkpoint,
-    step_of,
-)
+from trainer.run_state.checkpoint import TrainProgress, newest_checkpoint, save_checkpoint, step_of
 from trainer.run_state.journal import Journal
 from trainer.run_state.recorded_questions import QuestionRecord
 from trainer.run_state.run_adapters import RunAdapters
@@ -91,11 +85,11 @@ def train(
         RankLostError: Another rank has ended; a checkpoint is written.
         Stopped: A signal asked to stop before the run was restored.
     """
-    config = prepared(config, lambda c: prompt_format_of(c.policy.base_model, print), print)
+    config = prepared(config, lambda c: prompt_format_of(c.policy.base_model, print))
     with open_run(config, must_resume=must_resume) as journal, stop_signals() as stop:
         if is_finished(config):
             return finished_result(config.run.folder, journal.past)
-        if config.policy.adapter is not None and not checkpoint_folders(config.run.folder):
+        if config.policy.adapter is not None and not has_begun(config.run.folder):
             # Fail on an unreadable adapter before waiting for the server.
             readable_adapter(config.policy.adapter)
         server = client or connection(config.server)
@@ -207,8 +201,9 @@ def _learner(config: TrainConfig, status: ServerStatus, ranks: Ranks) -> Learner
     check_base(status, config.policy)
     keep_base(run.folder, config.policy, served=status.base_fingerprint)
     roles = learner.roles
-    if not checkpoint_folders(run.folder):
+    if not has_begun(run.folder):
         keep_start(run.folder, roles)
+    if not checkpoint_folders(run.folder):
         pretrain_critic(config, roles, print)
         start = TrainProgress(step=0, questions=QuestionState())
         save_checkpoint(run.folder, start, roles, learner.update, num_kept=run.num_checkpoints)

@@ -36,28 +36,24 @@ MAX_FACTOR = 20.0
 class AdaptiveKL:
     """Proportional control of the KL coefficient towards a target (Ziegler et al. 2019, §2.2).
 
-    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. The coefficient
-    stays within a factor of `MAX_FACTOR` of its start. Without this bound, a KL that stays above the target would let
-    it grow until the penalty outweighs every reward. A KL that stays below would let it shrink to almost nothing, and
-    it would take as many steps to come back.
+    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``. The coefficient stays within a factor of `MAX_FACTOR`
+    of its start. Without this bound, a KL that stays above the target would let it grow until the penalty outweighs
+    every reward. A KL that stays below would let it shrink to almost nothing, and it would take as many steps to come
+    back.
     """
 
     coef: float
     target: float
-    horizon: int
-    """About how many completions it takes to correct an error; used if `horizon_steps` is None."""
-    horizon_steps: float | None = None
+    horizon_steps: float
     """About how many steps it takes to correct an error: 1/K in the paper, where K is 0.1."""
 
     def __post_init__(self) -> None:
         """Fix the bounds of the coefficient from its start."""
         self._lowest, self._highest = self.coef / MAX_FACTOR, self.coef * MAX_FACTOR
 
-    def update(self, kl: float, num_completions: int) -> None:
+    def update(self, kl: float) -> None:
         """Adjust the coefficient after a step whose mean KL per completion was ``kl`` nats."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
-        share = num_completions / self.horizon
-        if self.horizon_steps is not None:
-            share = 1.0 / self.horizon_steps
-        coef = self.coef * (1.0 + error * min(1.0, share))
+        share = 1.0 / self.horizon_steps
+        coef = self.coef * (1.0 + error * share)
         self.coef = min(max(coef, self._lowest), self._highest)

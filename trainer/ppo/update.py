@@ -53,7 +53,6 @@ class PPOUpdate:
         self.kl = AdaptiveKL(
             coef=config.kl_coef,
             target=config.target_kl,
-            horizon=config.kl_horizon,
             horizon_steps=config.kl_horizon_steps,
         )
 
@@ -116,8 +115,7 @@ class PPOUpdate:
             skips_updates=config.skip_zero_advantages,
         )
         if config.adaptive_kl:
-            num_completions = sum(len(e.batch.indices) for m in mini_batches for e in m)
-            self.kl.update(metrics.reference_kl, num_completions)
+            self.kl.update(metrics.reference_kl)
         return metrics
 
     def _optimizer_step(self, mini_batch: MiniBatch, sums: StepSums, *, train_policy: bool) -> None:

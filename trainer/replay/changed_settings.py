@@ -19,8 +19,7 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
 
     Args:
         config: The run's.
-        changes: Each ``section.key=value``; the value ``null`` means None. As in a file, ``ppo.kl_horizon`` is used
-            if it is given without ``ppo.kl_horizon_steps``.
+        changes: Each ``section.key=value``; the value ``null`` means None.
 
     Raises:
         UsageError: A key is unknown or a value is invalid.
@@ -36,9 +35,6 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
                 f"{suggestion(key, keys)}"
             )
         values[section][name] = None if value == "null" else _listed(value)
-    keys = {change.partition("=")[0] for change in changes}
-    if "ppo.kl_horizon" in keys and "ppo.kl_horizon_steps" not in keys:
-        values["ppo"]["kl_horizon_steps"] = None
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from trainer.config.sections import TrainConfig
 from trainer.errors import UsageError
 from trainer.io.base_record import require_same_base
 from trainer.io.metrics_file import Metrics, read_metrics
+from trainer.io.run_layout import JOURNAL_FILE
 from trainer.model.base_files import require_base_model
 from trainer.model.device import compute_device
 from trainer.model.dtype import torch_dtype
@@ -21,7 +22,6 @@ from trainer.run_state.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
 )
-from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.manifest import computed_with
 from trainer.run_state.run_folder import start_of

@@ -15,11 +15,11 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.errors import JournalError
 from trainer.io.kept_settings import read_run_config
 from trainer.io.metrics_file import METRICS_FILE
-from trainer.io.run_layout import ADAPTERS_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER, JOURNAL_FILE
 from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.roles import Role
 from trainer.replay.restored_run import Replay, Say, open_replay
-from trainer.run_state.journal_entries import JOURNAL_FILE, JournaledAdapter
+from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.recompute import RecomputedStep, recompute
 
 _DIGITS = 12

@@ -206,7 +206,7 @@ def _read_config(tables: Mapping[str, Any]) -> TrainConfig | None:
     The configuration of `train-offline` has further sections, which are skipped.
     """
     try:
-        return TrainConfig.read_kept(
+        return TrainConfig.model_validate(
             {name: tables[name] for name in TrainConfig.model_fields if name in tables}
         )
     except ValidationError:

@@ -15,7 +15,7 @@ from inference_server.wire.settings.errors import first_line
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.io.paths import read_plain
-from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, step_name
+from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, checkpoint_folders, step_name
 from trainer.model.adapter import AdapterState
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.learner_state import learner_state, load_learner_state
@@ -55,11 +55,6 @@ class Best(BaseModel):
         if self.adapter != f"{ADAPTERS_FOLDER}/{adapter_name(self.version)}":
             raise ValueError(f"adapter is not the folder of version {self.version}")
         return self
-
-
-def checkpoint_folders(run_folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first; the first is of step 0."""
-    return sorted((run_folder / CHECKPOINTS_FOLDER).glob("step-" + 6 * "[0-9]"))
 
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:

@@ -16,10 +16,10 @@ from trainer.errors import UsageError
 from trainer.io.durable import append, fsync, write_file
 from trainer.io.locks import lock
 from trainer.io.paths import open_plain
+from trainer.io.run_layout import JOURNAL_FILE
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.rows import rollout_lines
 from trainer.run_state.journal_entries import (
-    JOURNAL_FILE,
     JournaledAdapter,
     JournaledStep,
     rollouts_file,

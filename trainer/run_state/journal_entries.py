@@ -12,8 +12,6 @@ from inference_server.wire.digests import sha256_of_bytes
 from trainer.io.run_layout import ROLLOUTS_FOLDER, step_name
 from trainer.rollouts.questions import PendingQuestions
 
-JOURNAL_FILE = "journal.jsonl"
-
 _CHECK_HEX_DIGITS = 16
 _PREFIX, _MIDDLE, _END = b'{"check":"', b'","entry":', b"}\n"
 

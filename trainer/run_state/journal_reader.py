@@ -6,9 +6,9 @@ from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import DataError, JournalError
 from trainer.io.jsonl import parse_own_row
 from trainer.io.paths import open_plain, read_plain
+from trainer.io.run_layout import JOURNAL_FILE
 from trainer.rollouts.rows import RolloutRow, flaw_in_tokens
 from trainer.run_state.journal_entries import (
-    JOURNAL_FILE,
     JournaledAdapter,
     JournaledStep,
     parse_line,

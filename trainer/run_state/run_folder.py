@@ -25,7 +25,6 @@ from trainer.io.base_record import BASE_FILE, require_same_base
 from trainer.io.durable import remove_unfinished, write_file
 from trainer.io.kept_settings import (
     CONFIG_FILE,
-    as_begun,
     as_toml,
     command_of,
     is_as_kept,
@@ -34,12 +33,18 @@ from trainer.io.kept_settings import (
     require_as_kept,
 )
 from trainer.io.paths import require_folder
-from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER, START_FOLDER
+from trainer.io.run_layout import (
+    ADAPTERS_FOLDER,
+    CHECKPOINTS_FOLDER,
+    ROLLOUTS_FOLDER,
+    START_FOLDER,
+    checkpoint_folders,
+    has_begun,
+)
 from trainer.model.dtype import with_dtype
 from trainer.model.roles import PolicyRoles
-from trainer.run_state.checkpoint import checkpoint_folders, step_of
+from trainer.run_state.checkpoint import step_of
 from trainer.run_state.journal import Journal
-from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.run_adapters import save_adapter
 
 _IN_ALL_RUNS = ("policy", "ppo", "run")
@@ -83,14 +88,14 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
             another process is at work in it.
     """
     folder = config.run.folder
-    has_begun = _has_begun(folder)
-    if must_resume and not has_begun:
+    is_new = not has_begun(folder)
+    if must_resume and is_new:
         raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
-    if not has_begun:
+    if is_new:
         _refuse_to_overwrite(folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
-        if not has_begun:
+        if is_new:
             # These files are left from a run whose checkpoints and journal were removed.
             for name in (CONFIG_FILE, BASE_FILE, TRACKER_ID_FILE):
                 (folder / name).unlink(missing_ok=True)
@@ -113,26 +118,22 @@ def _free_settings(config: TrainConfig | OfflineRunConfig) -> Sequence[str]:
     return (*FREE_SETTINGS, "data.evaluation_source")
 
 
-def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
-    """The configuration with which a run continues; see `trainer.io.kept_settings.as_begun`.
+def require_whole_run(folder: Path) -> None:
+    """Refuse a run's folder that cannot be written to or made, or a run in it that has lost its settings.
 
     Raises:
-        UsageError: ``run.folder`` cannot be written to or made.
+        UsageError: Names the folder or the file.
     """
-    folder = config.run.folder
     require_folder(folder, field="run.folder")
-    if not _has_begun(folder):
-        return config
-    _require_whole(folder / CONFIG_FILE)
-    return as_begun(folder / CONFIG_FILE, config, say)
+    if has_begun(folder):
+        _require_whole(folder / CONFIG_FILE)
 
 
-def require_own_run(config: TrainConfig, say: Callable[[str], None]) -> bool:
+def require_own_run(config: TrainConfig) -> bool:
     """Refuse a folder that `open_run` would refuse, without changing anything; another process may have it open.
 
     Args:
         config: The run's configuration.
-        say: Gets a line with the settings that an earlier version's run keeps.
 
     Returns:
         Whether the run resumes, rather than begins.
@@ -141,13 +142,13 @@ def require_own_run(config: TrainConfig, say: Callable[[str], None]) -> bool:
         UsageError: The folder cannot be written to, or holds something else or a run of another configuration or
             another base.
     """
-    config = with_kept_dtype(run_as_begun(config, say))
+    require_whole_run(config.run.folder)
     path = config.run.folder / CONFIG_FILE
-    if not _has_begun(config.run.folder):
+    if not has_begun(config.run.folder):
         _refuse_to_overwrite(path)
         return False
     # A run that has begun keeps its own format, so the default does not matter.
-    config = with_prompt_format(config, lambda: "plain")
+    config = with_prompt_format(with_kept_dtype(config), lambda: "plain")
     require_as_kept(path, config, free=_free_settings(config))
     require_same_base(config.run.folder, config.policy)
     return True
@@ -193,7 +194,7 @@ def _require_whole(path: Path) -> None:
 def with_kept_dtype(config: _Config) -> _Config:
     """A run's configuration; if the run has begun, with the dtype that it began with in place of ``auto``."""
     folder = config.run.folder
-    kept = kept_dtype(folder / CONFIG_FILE) if _has_begun(folder) else None
+    kept = kept_dtype(folder / CONFIG_FILE) if has_begun(folder) else None
     return with_policy(config, with_dtype(config.policy, kept or "auto"))
 
 
@@ -217,13 +218,9 @@ def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> 
     if config.rollout.prompt_format != "auto":
         return config
     folder = config.run.folder
-    kept = kept_prompt_format(folder / CONFIG_FILE) if _has_begun(folder) else None
+    kept = kept_prompt_format(folder / CONFIG_FILE) if has_begun(folder) else None
     rollout = config.rollout.model_copy(update={"prompt_format": kept or default()})
     return config.model_copy(update={"rollout": rollout})
-
-
-def _has_begun(folder: Path) -> bool:
-    return bool(checkpoint_folders(folder)) or JournalReader(folder).num_bytes > 0
 
 
 def is_finished(config: TrainConfig) -> bool:
@@ -234,7 +231,7 @@ def is_finished(config: TrainConfig) -> bool:
 
 def start_of(config: TrainConfig, run_folder: Path) -> PolicyConfig:
     """The policy's configuration; once the run has begun, with its own copy of the starting adapter."""
-    if not checkpoint_folders(run_folder):
+    if not has_begun(run_folder):
         return config.policy
     return config.policy.model_copy(update={"adapter": run_folder / START_FOLDER})
 

@@ -78,12 +78,11 @@ def _flag_and_value(argument: str) -> list[str]:
 def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program) -> list[str]:
     """The arguments with our flags spelt as the parser knows them, whether given with ``-`` or ``_``."""
     flags = {}
-    renamed = (old for old, key in program.renamed.items() if key in keys)
-    for key in (*keys, *renamed):
-        flag = program.renamed.get(key, key)
-        spelt = flag.replace("_", "-") if program.kebab_case else flag
+    short = {flag: key for flag, key in program.short_flags.items() if key in keys}
+    for flag, key in ({key: key for key in keys} | short).items():
+        spelt = key.replace("_", "-") if program.kebab_case else key
         for prefix in ("", "no-"):
-            flags[(prefix + key).replace("-", "_")] = prefix + spelt
+            flags[(prefix + flag).replace("-", "_")] = prefix + spelt
     found = []
     for argument in arguments:
         name, equals, value = argument.partition("=")

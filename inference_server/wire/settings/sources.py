@@ -47,8 +47,8 @@ class Program:
     """Own keys that default to another table's key: own key → ``section.key``."""
     other_keys: Collection[str] = ()
     """Own keys of other programs, whose variables may be set here too."""
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    """Other names of keys, earlier or short ones, and the current name of each; flags by these names are read too."""
+    short_flags: Mapping[str, str] = field(default_factory=dict)
+    """Flags without a section, and the keys that they stand for."""
     kebab_case: bool = False
     """Whether help shows flags with ``-``; both spellings are read anyway."""
     not_flags: Collection[str] = ()

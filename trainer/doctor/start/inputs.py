@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import CheckResult, bad, ok
 from trainer.errors import TrainerError, UsageError
-from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.paths import require_rollouts
+from trainer.io.run_layout import has_begun
 from trainer.rollouts.reward_functions import RewardFunctions
 
 
 def check_critic_rollouts(config: DoctorConfig) -> Iterator[CheckResult]:
     """A result if the file that a new run's critic is fitted to does not exist."""
     path = config.ppo.rollouts_of_critic
-    if path is None or (config.run.folder / CONFIG_FILE).exists():
+    if path is None or has_begun(config.run.folder):
         return
     try:
         require_rollouts(path, field="ppo.critic_rollouts")

@@ -14,19 +14,18 @@ from trainer.run_state.run_folder import require_own_run
 
 
 def check_run_folder(config: DoctorConfig) -> Iterator[CheckResult]:
-    """Whether the folder can be written to and is free, or holds a run of this configuration; notes what it keeps."""
-    folder, kept = config.run.folder, list[str]()
+    """Whether the folder can be written to and is free, or holds a run of this configuration."""
+    folder = config.run.folder
     try:
         require_folder(folder, field="run.folder")
     except UsageError as error:
         yield bad("run's folder", str(error), "run.folder, or the owner of the volume")
         return
     try:
-        resumes = require_own_run(_as_train(config), kept.append)
+        resumes = require_own_run(_as_train(config))
     except (TrainerError, OSError) as error:
         yield bad("run's folder", str(error), "run.folder")
         return
-    yield from (note("run's folder", line, "run.folder") for line in kept)
     if resumes:
         yield ok("run's folder", f"{folder}: its run was begun with these settings, and resumes")
 

@@ -25,7 +25,6 @@ from trainer.config.sections import (
     SampleConfig,
     TrainConfig,
 )
-from trainer.io.kept_settings import as_toml
 
 ROOT = Path(__file__).resolve().parents[4]
 DEFAULT = PPOConfig().learning_rate
@@ -88,13 +87,10 @@ def test_sources_are_merged_key_by_key(tmp_path: Path, monkeypatch: pytest.Monke
         (["--no-ppo.adaptive-kl"], "ppo", "adaptive_kl", False),
         (["--rollout.arms", "None"], "rollout", "arms", build_all_arms()),
         (["--rollout.dynamic-sampling"], "rollout", "dynamic_sampling", True),
-        (["--rollout.refill_zero_variance"], "rollout", "dynamic_sampling", True),
-        (["--no-rollout.refill_zero_variance"], "rollout", "dynamic_sampling", False),
         (["--no-ppo.adaptive_kl"], "ppo", "adaptive_kl", False),
         (["--ppo.adaptive_kl", "false"], "ppo", "adaptive_kl", False),
         (["--ppo.adaptive-kl=False"], "ppo", "adaptive_kl", False),
         (["--rollout.dynamic_sampling", "True"], "rollout", "dynamic_sampling", True),
-        (["--rollout.refill_zero_variance=true"], "rollout", "dynamic_sampling", True),
         (["--run.folder", "true"], "run", "folder", Path("true")),
         (["--ppo.truncation=mask"], "ppo", "truncation", "mask"),
         (["--rollout.seed", "7"], "rollout", "seed", 7),
@@ -140,19 +136,7 @@ def test_arms_come_from_a_file(tmp_path: Path) -> None:
     assert load().rollout.arms == build_all_arms()
 
 
-def test_an_earlier_name_of_a_key_is_still_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = config_file(tmp_path, "[rollout]\nrefill_zero_variance = true\n")
-    assert load(*file).rollout.dynamic_sampling
-    assert not load(*file, "--no-rollout.dynamic_sampling").rollout.dynamic_sampling
-    monkeypatch.setenv("REGIME_W_ROLLOUT__REFILL_ZERO_VARIANCE", "true")
-    assert load().rollout.dynamic_sampling
-
-
-@pytest.mark.parametrize(
-    "given", ["--what-if", "--what_if", "what-if", "what_if", "REGIME_W_WHAT_IF"]
-)
+@pytest.mark.parametrize("given", ["--what-if", "--what_if", "what_if", "REGIME_W_WHAT_IF"])
 def test_a_key_of_two_words_has_the_usual_spellings(
     given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,17 +149,6 @@ def test_a_key_of_two_words_has_the_usual_spellings(
     else:
         arguments += config_file(tmp_path, f'{given} = ["ppo.kl_coef=1"]\n')
     assert load_config(ReplayCommand, arguments, prog="t").what_if == ("ppo.kl_coef=1",)
-
-
-def test_an_earlier_name_in_a_stronger_source_beats_the_name_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = config_file(tmp_path, "[rollout]\ndynamic_sampling = true\n")
-    monkeypatch.setenv("REGIME_W_ROLLOUT__REFILL_ZERO_VARIANCE", "false")
-    assert not load(*file).rollout.dynamic_sampling
-    assert load(*file, "--rollout.refill_zero_variance").rollout.dynamic_sampling
-    monkeypatch.setenv("REGIME_W_ROLLOUT__DYNAMIC_SAMPLING", "true")
-    assert load().rollout.dynamic_sampling, "the name now wins within one source"
 
 
 @pytest.mark.parametrize(
@@ -899,22 +872,6 @@ def test_a_flag_may_be_repeated_with_its_value_and_one_of_a_list_with_others() -
     with pytest.raises(SettingsError, match="--port: given twice"):
         read_settings(["--model", "x", "--port", "1", "--port", "2"])
     assert read_settings(["--model", "x", "--seed", "1", "--seed", "2"])[1][-1] == "2"  # vLLM's
-
-
-@pytest.mark.parametrize("source", ["flag", "file"])
-def test_a_horizon_that_another_key_overrides_is_refused(
-    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    both = ["--ppo.kl_horizon", "50", "--ppo.kl_horizon_steps", "4"]
-    if source == "file":
-        both = [*config_file(tmp_path, "[ppo]\nkl_horizon = 50\nkl_horizon_steps = 4\n")]
-    said = "ppo.kl_horizon: ppo.kl_horizon_steps = 4 is used instead"
-    assert_one_line_error(capsys, both, said)
-    assert load("--ppo.kl_horizon", "50").ppo.kl_horizon_steps is None
-    assert load("--ppo.kl_horizon", "50", "--ppo.kl_horizon_steps", "null").ppo.kl_horizon == 50
-    # A run's own file has every key.
-    text = as_toml(TrainConfig(ppo=PPOConfig(kl_horizon_steps=4)))
-    assert load(*config_file(tmp_path, text)).ppo.kl_horizon_steps == 4
 
 
 def test_a_file_may_begin_with_the_mark_of_an_editor(tmp_path: Path) -> None:

@@ -307,12 +307,12 @@ def test_choices_that_the_server_would_refuse_are_refused_before_it_is_asked(
 
 def test_an_adapter_knows_the_shape_of_its_training_data(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
-        '[data]\nsource = "d.jsonl"\nanswer_type = "choice"\nchoices = "choices"\n'
+        '[ppo]\n[data]\nsource = "d.jsonl"\nanswer_type = "choice"\nchoices = "choices"\n'
     )
     data = training_data(tmp_path)
     assert data is not None
     assert (data.source, data.shape) == ("d.jsonl", MMLU)
-    (tmp_path / "config.toml").write_text('[data]\nsource = "d.jsonl"\n')
+    (tmp_path / "config.toml").write_text('[ppo]\n[data]\nsource = "d.jsonl"\n')
     data = training_data(tmp_path)
     assert data is not None
     assert data.shape == RecordShape()
@@ -328,7 +328,9 @@ def test_examples_load_in_two_parts(
     monkeypatch.setattr(math_process, "try_library", lambda: None)
     monkeypatch.setattr(mathematics, "are_equal", lambda answer, gold: True)
     examples = Path(__file__).resolve().parents[4] / "examples"
-    data = DataConfig.read_kept(tomllib.loads((examples / f"{example}.toml").read_text())["data"])
+    data = DataConfig.model_validate(
+        tomllib.loads((examples / f"{example}.toml").read_text())["data"]
+    )
     source = examples / f"{example}.jsonl"
     parts = [
         load_records(f"{source}#{part}", part, num_records=99, shape=data.shape) for part in Split

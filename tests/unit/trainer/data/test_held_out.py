@@ -25,7 +25,7 @@ BUILT_IN = {"evaluation_source": "word-problems"}
         ({"evaluation_source": "one-step-problems"}, "one-step-problems"),
         (MINE, None),
         ({**MINE, **TEST}, "test.jsonl"),
-        ({**MINE, **BUILT_IN}, "word-problems#held_out"),
+        ({**MINE, **BUILT_IN}, "word-problems"),
         (BUILT_IN, "word-problems"),
     ],
 )
@@ -78,9 +78,8 @@ def test_a_new_run_that_evaluates_needs_a_name(
     if is_refused:
         with pytest.raises(UsageError, match=r"run\.evaluate_every needs held-out questions"):
             early_checks.check_online(config)
-        # A run that was begun goes on with what it has.
-        Path("run").mkdir()
-        Path("run/config.toml").touch()
+        # A run that was begun may be finished, and then reads nothing.
+        Path("run/checkpoints/step-000000").mkdir(parents=True)
     early_checks.check_online(config)
 
 

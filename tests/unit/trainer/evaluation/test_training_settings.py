@@ -1,6 +1,5 @@
 """Evaluated models are asked as they were trained, unless somebody says otherwise."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from trainer.errors import UsageError
 from trainer.evaluation.training_settings import with_training_settings
 from trainer.io.kept_settings import CONFIG_FILE, as_toml, settings_beside
 
-OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 SOLO = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
 ROLLOUT = {"arms": [SOLO], "prompt_format": "chat", "stop": ["\n\n"], "max_tokens": 64}
 
@@ -64,15 +62,6 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
     assert config.max_tokens == 7
     assert line is not None
     assert "max_tokens" not in line
-
-
-def test_a_run_from_before_chat_prompts_is_asked_with_plain_ones(tmp_path: Path) -> None:
-    adapter(tmp_path / "adapters/policy-000003")
-    shutil.copy(OLD_RUN, tmp_path / CONFIG_FILE)
-    config, line = with_training_settings(asked(tmp_path))
-    assert (config.prompt_format, config.arms) == ("plain", build_all_arms())
-    assert line is not None
-    assert "prompt_format plain" in line
 
 
 def test_an_sft_says_its_prompts_alone(tmp_path: Path) -> None:

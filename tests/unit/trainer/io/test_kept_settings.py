@@ -1,6 +1,5 @@
-"""Work resumes with the settings that it was begun with, even if an earlier version of the program began it."""
+"""Work resumes with the settings that it was begun with, even if it was begun before some of them existed."""
 
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -18,23 +17,15 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.errors import UsageError
-from trainer.io.adapter_settings import kept_prompt_format, prompt_format_advice, training_data
-from trainer.io.kept_settings import CONFIG_FILE, as_begun, as_toml, keep_settings, read_run_config
+from trainer.io.adapter_settings import kept_prompt_format, prompt_format_advice
+from trainer.io.kept_settings import CONFIG_FILE, as_toml, keep_settings, read_run_config
 from trainer.run_state.run_folder import (
     open_run,
-    run_as_begun,
+    require_whole_run,
     with_prompt_format,
 )
 
-OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
-"""Written when arms were null and dynamic sampling had another name."""
 SOLO = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
-
-
-@pytest.fixture
-def old_run(tmp_path: Path) -> Path:
-    shutil.copy(OLD_RUN, tmp_path / CONFIG_FILE)
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -51,20 +42,6 @@ def test_what_another_command_began_is_called_by_its_name(
     assert "Extra inputs" not in str(raised.value)
 
 
-def test_a_run_of_an_earlier_version_resumes(old_run: Path) -> None:
-    path = old_run / CONFIG_FILE
-    stored = tomllib.loads(path.read_text())["rollout"]
-    assert "arms" not in stored
-    assert stored["refill_zero_variance"] is False
-    config = read_run_config(old_run)
-    assert config.rollout.arms == build_all_arms()
-    assert config.rollout.dynamic_sampling is False
-    keep_settings(path, config, free=())
-    assert "dynamic_sampling" in tomllib.loads(path.read_text())["rollout"]
-    assert read_run_config(old_run) == config
-    keep_settings(path, config, free=())
-
-
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -72,17 +49,18 @@ def test_a_run_of_an_earlier_version_resumes(old_run: Path) -> None:
         ({"arms": (SOLO,)}, "rollout.arms: was recipe and is solo"),
     ],
 )
-def test_a_run_of_an_earlier_version_refuses_other_settings(
-    change: dict[str, object], named: str, old_run: Path
+def test_a_run_refuses_other_settings(
+    change: dict[str, object], named: str, tmp_path: Path
 ) -> None:
-    config = read_run_config(old_run)
+    config = TrainConfig()
+    keep_settings(tmp_path / CONFIG_FILE, config, free=())
     changed = config.model_copy(update={"rollout": config.rollout.model_copy(update=change)})
     with pytest.raises(UsageError, match=named):
-        keep_settings(old_run / CONFIG_FILE, changed, free=())
+        keep_settings(tmp_path / CONFIG_FILE, changed, free=())
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), SFTRunConfig(), CollectConfig()])
-def test_the_eight_arms_are_stored_as_they_were_before(config: BaseModel, tmp_path: Path) -> None:
+def test_the_eight_arms_are_not_spelt_out(config: BaseModel, tmp_path: Path) -> None:
     stored = as_toml(config)
     assert "arms" not in stored
     assert type(config).model_validate(tomllib.loads(stored)) == config
@@ -115,31 +93,41 @@ def test_settings_that_were_begun_with_the_eight_arms_spelt_out_resume(
         keep_settings(path, config, free=())
 
 
-def test_a_stored_file_that_is_not_valid_now_names_what_differs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("[ppo2]\nx = 1\n", "ppo2: Extra inputs"),
+        ("[data]\nno_key = 1\n", "data.no_key: Extra inputs"),
+        ("[run]\nnum_steps = 0\n", "run.num_steps: Input should be greater"),
+    ],
+)
+def test_a_stored_file_that_is_not_valid_names_the_key(
+    more: str, said: str, tmp_path: Path
+) -> None:
     path = tmp_path / CONFIG_FILE
-    path.write_text(as_toml(TrainConfig()) + "[ppo2]\nx = 1\n")
-    with pytest.raises(UsageError, match=r"other settings: ppo2.x was 1 and is null[.] Resume"):
+    path.write_text(f"[ppo]\n{more}")
+    with pytest.raises(UsageError, match=rf"config\.toml: {said}"):
         keep_settings(path, TrainConfig(), free=())
 
 
-@pytest.mark.parametrize("cannot_be_read", ["", "[ppo2]\nx = 1\n"])
-def test_a_setting_that_is_newer_than_the_file_has_its_default(
-    cannot_be_read: str, tmp_path: Path
-) -> None:
+def test_a_file_that_no_command_has_kept_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text("[policy]\n")
+    with pytest.raises(UsageError, match=r"config\.toml: not the settings that a command has kept"):
+        read_run_config(tmp_path)
+
+
+def test_a_setting_that_is_newer_than_the_file_has_its_default(tmp_path: Path) -> None:
     path = tmp_path / CONFIG_FILE
     stored = as_toml(TrainConfig())
     for key in ("clip_high", "whiten_advantages", "questions_per_step", "num_threads"):
         stored = "".join(line for line in stored.splitlines(True) if not line.startswith(key))
-    path.write_text(stored + cannot_be_read)
-    if not cannot_be_read:
-        keep_settings(path, TrainConfig(), free=())
+    path.write_text(stored)
+    keep_settings(path, TrainConfig(), free=())
+    assert path.read_text() == as_toml(TrainConfig())
+    path.write_text(stored)
     changed = TrainConfig(ppo=PPOConfig(clip_high=0.3))
-    path.write_text(stored + cannot_be_read)
-    with pytest.raises(UsageError, match=r"ppo\.clip_high was 0\.2 and is 0\.3") as caught:
+    with pytest.raises(UsageError, match=r"ppo\.clip_high was 0\.2 and is 0\.3\. Resume"):
         keep_settings(path, changed, free=())
-    others = {"ppo2.x was 1 and is null"} if cannot_be_read else set()
-    said = str(caught.value).partition("other settings: ")[2].partition(". Resume")[0]
-    assert set(said.split("; ")) == {"ppo.clip_high was 0.2 and is 0.3", *others}
 
 
 def test_null_is_stored_where_it_is_not_the_default(tmp_path: Path) -> None:
@@ -151,22 +139,19 @@ def test_null_is_stored_where_it_is_not_the_default(tmp_path: Path) -> None:
     keep_settings(path, config, free=())
     with pytest.raises(UsageError, match=r"ppo[.]dual_clip was null and is 3.0"):
         keep_settings(path, TrainConfig(), free=())
-    # Earlier versions left it out.
-    path.write_text(path.read_text().replace('dual_clip = "null"\n', ""))
-    keep_settings(path, config, free=())
 
 
-def test_settings_from_before_chat_prompts_mean_plain_ones(old_run: Path) -> None:
-    path = old_run / CONFIG_FILE
-    assert kept_prompt_format(path) == "plain"
-    assert read_run_config(old_run).rollout.prompt_format == "plain"
-    assert kept_prompt_format(old_run / "missing.toml") is None
-    chat = TrainConfig.model_validate({"rollout": {"prompt_format": "chat"}})
-    with pytest.raises(UsageError, match=r"rollout\.prompt_format was plain and is chat"):
-        keep_settings(path, chat, free=("policy", "data", "ppo", "reward", "run"))
-    for name, config in (("run", chat), ("sft", SFTRunConfig(prompt_format="chat"))):
-        keep_settings(old_run / name, config, free=())
-        assert kept_prompt_format(old_run / name) == "chat"
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+def test_the_prompt_format_that_was_kept_is_read(prompt_format: str, tmp_path: Path) -> None:
+    given = {"prompt_format": prompt_format}
+    for name, config in (
+        ("run", TrainConfig.model_validate({"rollout": given})),
+        ("sft", SFTRunConfig.model_validate(given)),
+        ("collected", CollectConfig.model_validate({"rollout": given})),
+    ):
+        assert kept_prompt_format(tmp_path / name) is None
+        keep_settings(tmp_path / name, config, free=())
+        assert kept_prompt_format(tmp_path / name) == prompt_format
 
 
 def test_an_adapter_of_another_prompt_format_is_warned_about(tmp_path: Path) -> None:
@@ -195,7 +180,10 @@ def test_an_adapter_in_the_folder_of_its_run_is_warned_about(adapter: str, tmp_p
     assert advice(tmp_path / "other/folder") == advice(tmp_path / "other") == []
 
 
-def test_auto_is_what_a_run_was_begun_with(old_run: Path) -> None:
+def test_auto_is_what_a_run_was_begun_with(tmp_path: Path) -> None:
+    plain = TrainConfig.model_validate({"rollout": {"prompt_format": "plain"}})
+    keep_settings(tmp_path / CONFIG_FILE, plain, free=())
+
     def resolved(folder: Path, choice: str = "auto") -> str:
         config = TrainConfig.model_validate(
             {"run": {"folder": folder}, "rollout": {"prompt_format": choice}}
@@ -203,98 +191,15 @@ def test_auto_is_what_a_run_was_begun_with(old_run: Path) -> None:
         return with_prompt_format(config, lambda: "chat").rollout.prompt_format
 
     # A folder without a checkpoint is of a run that has not begun.
-    assert resolved(old_run) == "chat"
-    (old_run / "checkpoints/step-000000").mkdir(parents=True)
-    assert resolved(old_run) == "plain"
-    assert resolved(old_run, "chat") == "chat"
-    assert resolved(old_run / "new") == "chat"
-    assert resolved(old_run / "new", "plain") == "plain"
+    assert resolved(tmp_path) == "chat"
+    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+    assert resolved(tmp_path) == "plain"
+    assert resolved(tmp_path, "chat") == "chat"
+    assert resolved(tmp_path / "new") == "chat"
+    assert resolved(tmp_path / "new", "plain") == "plain"
 
 
-# --- held-out questions, whose default was once word-problems beside every source ------------------
-
-
-def kept_by_an_earlier_version(path: Path, data: dict[str, object], run: dict[str, object]) -> None:
-    """Writes a run's settings as an earlier version kept them, with that version's default."""
-    config = TrainConfig.model_validate({"data": data, "run": {"folder": path.parent, **run}})
-    tables = tomllib.loads(as_toml(config))
-    tables["data"].setdefault("evaluation_source", "word-problems")
-    path.write_text(tomli_w.dumps(tables))
-
-
-@pytest.mark.parametrize(
-    ("data", "run", "meant", "held_out"),
-    [
-        ({}, {}, None, "word-problems"),
-        ({}, {"evaluate_every": 2}, None, "word-problems"),
-        ({"source": "mine.jsonl"}, {}, None, None),
-        # They were asked, or never asked, so the run goes on with them.
-        ({"source": "mine.jsonl"}, {"evaluate_every": 2}, *("word-problems#held_out",) * 2),
-        ({"source": "mine.jsonl", "counterfactual": 0.25}, {}, *("word-problems#held_out",) * 2),
-        (
-            {"source": "mine.jsonl", "evaluation_source": "test.jsonl"},
-            {},
-            "test.jsonl",
-            "test.jsonl",
-        ),
-    ],
-)
-def test_word_problems_that_nobody_chose_are_not_a_run_s_held_out_questions(
-    data: dict[str, object],
-    run: dict[str, object],
-    meant: str | None,
-    held_out: str | None,
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / CONFIG_FILE
-    kept_by_an_earlier_version(path, data, run)
-    kept, of_adapters = read_run_config(tmp_path).data, training_data(tmp_path)
-    assert (kept.evaluation_source, kept.held_out_source) == (meant, held_out)
-    assert of_adapters == kept
-    # It resumes with the settings that it was begun with, as they are given.
-    given = TrainConfig.model_validate({"data": data, "run": {"folder": tmp_path, **run}})
-    lines: list[str] = []
-    config = as_begun(path, given, lines.append)
-    assert config.data == kept
-    assert bool(lines) == (config.data != given.data)
-    keep_settings(path, config, free=())
-    assert read_run_config(tmp_path) == config
-
-
-def test_word_problems_that_somebody_chose_stay_a_run_s_held_out_questions(tmp_path: Path) -> None:
-    path = tmp_path / CONFIG_FILE
-    chosen = {"source": "mine.jsonl", "evaluation_source": "word-problems"}
-    for evaluate_every in (2, None, 2):
-        run = {"folder": tmp_path, "evaluate_every": evaluate_every}
-        config = TrainConfig.model_validate({"data": chosen, "run": run})
-        lines: list[str] = []
-        assert as_begun(path, config, lines.append) == config
-        keep_settings(path, config, free=("run.evaluate_every",))
-        assert read_run_config(tmp_path).data.held_out_source == "word-problems#held_out"
-        assert lines == []
-    forgotten = TrainConfig.model_validate({"data": {"source": "mine.jsonl"}})
-    assert as_begun(path, forgotten, lines.append) == forgotten
-    with pytest.raises(UsageError, match=r"was word-problems#held_out and is null"):
-        keep_settings(path, forgotten, free=("run",))
-
-
-def test_beside_a_built_in_source_the_default_may_be_named_or_not(tmp_path: Path) -> None:
-    path = tmp_path / CONFIG_FILE
-    for data in ({}, {"evaluation_source": "word-problems"}, {}):
-        keep_settings(path, TrainConfig.model_validate({"data": data}), free=())
-
-
-@pytest.mark.parametrize("config", [TrainConfig(), SFTRunConfig(), CollectConfig()])
-def test_settings_with_the_earlier_default_are_not_other_ones(
-    config: BaseModel, tmp_path: Path
-) -> None:
-    path = tmp_path / CONFIG_FILE
-    stored = tomllib.loads(as_toml(config))
-    assert "evaluation_source" not in stored["data"]
-    stored["data"]["evaluation_source"] = "word-problems"
-    path.write_text(tomli_w.dumps(stored))
-    keep_settings(path, config, free=())
-    keep_settings(path, config, free=())
+# --- held-out questions ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -444,9 +349,8 @@ def test_a_file_of_rollouts_with_other_settings_is_called_by_its_name(tmp_path: 
 def test_a_run_does_not_go_on_without_the_settings_that_it_began_with(
     left: str | None, said: str, tmp_path: Path
 ) -> None:
-    config = TrainConfig.model_validate({"run": {"folder": tmp_path}})
     (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
     if left is not None:
         (tmp_path / CONFIG_FILE).write_text(left)
     with pytest.raises(UsageError, match=said):
-        run_as_begun(config, print)
+        require_whole_run(tmp_path)

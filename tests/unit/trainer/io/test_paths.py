@@ -10,12 +10,11 @@ import pytest
 import trainer.cli
 from trainer.cli import main
 from trainer.client.model_spec import ModelSpec
-from trainer.config.sections import TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError, TrainerError, UsageError
 from trainer.io.paths import require_folder, require_rollouts
-from trainer.run_state.run_folder import run_as_begun
+from trainer.run_state.run_folder import require_whole_run
 
 
 def a_file(path: Path) -> Path:
@@ -53,9 +52,8 @@ def test_a_run_folder_that_cannot_be_made_is_refused(
     make: Callable[[Path], Path], said: str, tmp_path: Path
 ) -> None:
     folder = make(tmp_path / "run")
-    config = TrainConfig.model_validate({"run": {"folder": folder}})
     with pytest.raises(UsageError, match=r"^run\.folder: ") as caught:
-        run_as_begun(config, print)
+        require_whole_run(folder)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 500
 

@@ -15,11 +15,11 @@ from trainer.io.jsonl import read_lines
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, read_run_config
 from trainer.io.metrics_file import METRICS_FILE, read_metrics
 from trainer.io.paths import is_lasting, read_plain
+from trainer.io.run_layout import JOURNAL_FILE
 from trainer.report.run_record import read_run
 from trainer.run_state.journal import Journal
-from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
-from trainer.run_state.run_folder import run_as_begun
+from trainer.run_state.run_folder import require_whole_run
 
 Make = Callable[[Path], None]
 NO_FILES: dict[str, Make] = {
@@ -116,7 +116,7 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "replay": read_run_config,
     "eval": lambda run: with_training_settings(EvaluationConfig(models=(f"A={run}",))),
     "eval's training data": lambda run: training_data(run / "adapters/policy-000001"),
-    "train": lambda run: run_as_begun(TrainConfig(run=RunConfig(folder=run)), print),
+    "train": require_whole_run,
     "train from it": lambda run: adapter_prompt_format(run / "start"),
 }
 

@@ -1,23 +1,20 @@
-"""Whole runs with newer settings of the update: resumed and replayed exactly, also if they began before the settings
-existed."""
+"""Whole runs with settings of the update that are seldom used: resumed and replayed exactly."""
 
 import json
 import shutil
-import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
 from inference_server.wire.prompt_frames import Prompt
 from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.commands.early_checks import check_online
 from trainer.config.sections import TrainConfig
-from trainer.errors import DataError, UsageError
-from trainer.io.kept_settings import CONFIG_FILE
+from trainer.errors import DataError, TrainerError
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.io.metrics_file import read_metrics
 from trainer.model.prompts import load_renderer
 from trainer.ppo.critic_fit import CriticFit
@@ -25,9 +22,6 @@ from trainer.replay.verify import verify
 from trainer.rollouts import pretrained_critic
 from trainer.rollouts.pretrained_critic import CRITIC_FILE
 from trainer.run_state.journal_reader import JournalReader
-
-BEFORE = {"critic_gae_lambda": None, "kl_horizon_steps": None, "skip_zero_advantages": False}
-"""What runs did before these keys existed."""
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +31,9 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first_run(tiny_base: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run of three steps, as runs were before these keys existed."""
-    folder = tmp_path_factory.mktemp("before") / "run"
-    train(config_of(tiny_base, folder, questions, BEFORE), server(tiny_base))
+    """An undisturbed run of three steps."""
+    folder = tmp_path_factory.mktemp("first") / "run"
+    train(config_of(tiny_base, folder, questions, {}), server(tiny_base))
     return folder
 
 
@@ -205,55 +199,52 @@ def test_the_critics_rollouts_are_needed_only_with_a_critic(
         check_online(config)
 
 
-# --- runs that an earlier version began -------------------------------------------------------------
+# --- whether a run has begun ------------------------------------------------------------------------
 
 
-def as_begun_before(run: Path) -> None:
-    """Take the keys that did not exist out of a run's configuration and metrics."""
-    stored = tomllib.loads((run / CONFIG_FILE).read_text())
-    for key in BEFORE:
-        del stored["ppo"][key]
-    (run / CONFIG_FILE).write_text(tomli_w.dumps(stored))
-
-
-def test_a_run_begun_before_goes_on_as_it_began(
-    first_run: Path,
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (
+            {"ppo": {"critic_rollouts": "no.jsonl"}},
+            r"ppo\.critic_rollouts: no\.jsonl: no such file",
+        ),
+        ({"policy": {"adapter": "no-adapter"}}, "policy.adapter: no-adapter"),
+        ({"data": {"source": "no.jsonl"}}, r"data source 'no\.jsonl'"),
+    ],
+)
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_checked_as_a_new_one(
+    sections: dict[str, dict[str, Any]],
+    said: str,
     tiny_base: Path,
     questions: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(first_run, folder)
-    as_begun_before(folder)
-    assert is_replayed(folder)
-    for checkpoint in sorted((folder / "checkpoints").glob("step-*"))[1:]:
-        shutil.rmtree(checkpoint)
-    # The user's own configuration names none of the keys.
-    config = config_of(tiny_base, folder, questions, {})
-    assert config.ppo.critic_gae_lambda == 1.0
-    train(config, server(tiny_base), must_resume=True)
-    said = capsys.readouterr().out
-    assert (
-        "keeps its settings: ppo.critic_gae_lambda = null, ppo.skip_zero_advantages = False" in said
+    config = run_config(tiny_base, tmp_path, questions, **sections)
+    keep_settings(tmp_path / CONFIG_FILE, config, free=())
+    with pytest.raises(TrainerError, match=said):
+        check_online(config)
+    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+    check_online(config)
+
+
+def test_without_checkpoints_a_run_is_computed_again_from_the_adapter_that_it_began_with(
+    tiny_base: Path, questions: Path, tmp_path: Path
+) -> None:
+    sft, folder = tmp_path / "sft", tmp_path / "run"
+    sft.mkdir()
+    server_roles(tiny_base).export_policy(sft)
+    config = run_config(
+        *(tiny_base, folder, questions),
+        policy={"adapter": sft},
+        run={"num_steps": 2, "evaluate_every": None},
     )
-    assert digests(folder) == digests(first_run)
-    stored = tomllib.loads((folder / CONFIG_FILE).read_text())["ppo"]
-    assert BEFORE.keys().isdisjoint(stored)
+    train(config, server(tiny_base))
+    start = (folder / "start/adapter_model.safetensors").read_bytes()
+    before = digests(folder)
+    shutil.rmtree(folder / "checkpoints")
+    shutil.rmtree(sft)
+    train(config, server(tiny_base), must_resume=True)
+    assert digests(folder) == before
+    assert (folder / "start/adapter_model.safetensors").read_bytes() == start
     assert is_replayed(folder)
-    assert not any("ppo/skipped_updates" in row for row in read_metrics(folder))
-    # Once more, and for longer.
-    train(config_of(tiny_base, folder, questions, {}, num_steps=4), server(tiny_base))
-    assert is_replayed(folder)
-    assert JournalReader(folder).last_step == 4
-
-
-def test_a_run_begun_before_takes_no_other_setting(
-    first_run: Path, tiny_base: Path, questions: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(first_run, folder)
-    as_begun_before(folder)
-    config = config_of(tiny_base, folder, questions, {"critic_gae_lambda": 0.5}, num_steps=4)
-    with pytest.raises(UsageError, match=r"ppo\.critic_gae_lambda was null and is 0\.5"):
-        train(config, server(tiny_base))

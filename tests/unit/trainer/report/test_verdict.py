@@ -155,12 +155,12 @@ def test_how_to_measure_finds_the_questions_of_the_rollouts_of_an_offline_run(
     run = Path(shutil.copytree(MADE_RUNS / "kl_blow_up", tmp_path / "my run"))
     (run / "evaluation.json").unlink()
     rollouts = tmp_path / "rollouts.jsonl"
-    (tmp_path / "rollouts.jsonl.toml").write_text('[data]\nsource = "mine.jsonl#train"\n')
+    (tmp_path / "rollouts.jsonl.toml").write_text('[rollout]\n[data]\nsource = "mine.jsonl#train"\n')
     config = OfflineRunConfig.model_validate({"rollouts": rollouts})
     (run / "config.toml").write_text(as_toml(config))
     evidence = verdict_of(read_run(run)).evidence
     assert "--data QUESTIONS" in evidence
-    of_both = '[data]\nsource = "mine.jsonl#train"\nevaluation_source = "mine.jsonl#held_out"\n'
+    of_both = '[rollout]\n[data]\nsource = "mine.jsonl#train"\nevaluation_source = "mine.jsonl#held_out"\n'
     (tmp_path / "rollouts.jsonl.toml").write_text(of_both)
     evidence = verdict_of(read_run(run)).evidence
     assert "QUESTIONS" not in evidence

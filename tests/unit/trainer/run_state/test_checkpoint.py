@@ -12,6 +12,7 @@ import torch
 
 from trainer.config.sections import PolicyConfig, PPOConfig, TrainConfig
 from trainer.errors import CheckpointError
+from trainer.io.run_layout import checkpoint_folders
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
@@ -21,7 +22,6 @@ from trainer.run_state.checkpoint import (
     Best,
     Checkpoint,
     TrainProgress,
-    checkpoint_folders,
     load_checkpoint,
     newest_checkpoint,
     read_best,
@@ -36,7 +36,10 @@ INF = float("inf")
 MakeRoles = Callable[..., PolicyRoles]
 CONFIG = TrainConfig(
     ppo=PPOConfig(
-        learning_rate=1e-3, critic_learning_rate=1e-3, questions_per_mini_batch=1, kl_horizon=10
+        learning_rate=1e-3,
+        critic_learning_rate=1e-3,
+        questions_per_mini_batch=1,
+        kl_horizon_steps=1,
     )
 )
 

@@ -63,7 +63,7 @@ def test_a_run_neither_resumes_nor_replays_on_other_weights(base: Path, tmp_path
     wanted = f"run was trained on {base} with fingerprint {before}, not on {base} with {after}: put"
     for refused in (
         lambda: train(config, MemoryServer(server_roles(base))),
-        lambda: require_own_run(config, print),
+        lambda: require_own_run(config),
         lambda: replay(config.run.folder),
     ):
         with pytest.raises(UsageError) as caught:
