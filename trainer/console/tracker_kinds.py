@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.run import RunConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
@@ -66,14 +65,14 @@ class TensorBoard:
 class Trackio:
     """A run of the project regime-w, in a SQLite file."""
 
-    def __init__(self, run: RunConfig, first_step: int):
+    def __init__(self, run: RunConfig):
         """Load the library."""
         # The library reads it when it is imported.
         os.environ.setdefault("TRACKIO_DIR", str(run.folder.resolve() / "trackio"))
         import trackio  # noqa: PLC0415 - an optional dependency, like the two below
 
         self._init, self._folder = trackio.init, run.folder
-        self._id = run_id(run.folder, is_new=first_step == 0)
+        self._id = run_id(run.folder)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
@@ -98,12 +97,12 @@ class Trackio:
 class WandB:
     """A run of W&B, offline unless ``WANDB_MODE`` says otherwise; each start adds a folder to upload."""
 
-    def __init__(self, run: RunConfig, first_step: int):
+    def __init__(self, run: RunConfig):
         """Load the library."""
         import wandb  # noqa: PLC0415
 
         self._wandb, self._folder = wandb, run.folder
-        self._id = run_id(run.folder, is_new=first_step == 0)
+        self._id = run_id(run.folder)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
@@ -131,14 +130,14 @@ class WandB:
 class MLflow:
     """A run of MLflow, in a SQLite file unless ``MLFLOW_TRACKING_URI`` says otherwise."""
 
-    def __init__(self, run: RunConfig, first_step: int):
+    def __init__(self, run: RunConfig):
         """Load the library."""
         from mlflow import MlflowClient  # noqa: PLC0415
         from mlflow.entities import Metric, Param  # noqa: PLC0415
 
         self._client_of, self._metric, self._param = MlflowClient, Metric, Param
         self._folder = run.folder
-        self._id = run_id(run.folder, is_new=first_step == 0)
+        self._id = run_id(run.folder)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
@@ -177,15 +176,13 @@ class MLflow:
         self._client.set_terminated(self._run_id)
 
 
-def run_id(folder: Path, *, is_new: bool) -> str:
+def run_id(folder: Path) -> str:
     """The id of a run in trackers: it tells runs of the same name or folder apart, and finds a resumed run again.
 
-    It is random, and kept in the run's folder. A run that has steps but no such file was begun by an earlier version,
-    and keeps the id that this version used: the digest of the run's path.
+    It is random, and kept in the run's folder.
 
     Args:
         folder: The run's folder, which exists.
-        is_new: Whether the run has no step to resume after.
 
     Raises:
         UsageError: The file holds something else.
@@ -198,8 +195,7 @@ def run_id(folder: Path, *, is_new: bool) -> str:
         raise UsageError(
             f"{path}: damaged; remove it, and trackers will show what follows as another run"
         )
-    of_path = sha256_of_bytes(os.fsencode(folder.resolve()))[:16]
-    made = secrets.token_hex(8) if is_new else of_path
+    made = secrets.token_hex(8)
     write_file(path, f"{made}\n".encode())
     return made
 

@@ -35,9 +35,9 @@ def require_trackers(names: Collection[TrackerName]) -> None:
 
 TRACKERS: dict[TrackerName, Callable[[RunConfig, int], TrackedRun]] = {
     "tensorboard": TensorBoard,
-    "trackio": Trackio,
-    "wandb": WandB,
-    "mlflow": MLflow,
+    "trackio": lambda run, _: Trackio(run),
+    "wandb": lambda run, _: WandB(run),
+    "mlflow": lambda run, _: MLflow(run),
 }
 """Constructors of the trackers; they take the run, and the newest step that is not repeated."""
 

@@ -9,7 +9,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, Self
 
-from inference_server.wire.json_and_toml import parse_json
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
@@ -33,12 +32,12 @@ class ModelResult(EvaluationPart):
     label: str
     model: str
     """The served model's name, or the adapter folder."""
-    adapter_sha256: str | None = None
-    """SHA-256 of the adapter's weights file, in hex; null for the base model and in older evaluations."""
+    adapter_sha256: str | None
+    """SHA-256 of the adapter's weights file, in hex; null for the base model."""
     accuracy: Estimate
     """Accuracy of the greedy answers, wherever the text gives them (lenient)."""
-    strict: Estimate | None = None
-    """Accuracy that counts only answers stated after ``####`` or in a box (strict); null in older evaluations."""
+    strict: Estimate
+    """Accuracy that counts only answers stated after ``####`` or in a box (strict)."""
     completions: CompletionStats
     """Averages over the greedy completions."""
     arms: ArmsResult | None
@@ -129,8 +128,8 @@ class Evaluation(EvaluationPart):
     """Everything that was measured, and on what; ``evaluation.json`` holds one."""
 
     base_model: str
-    base_fingerprint: str | None = None
-    """The server's; null if it is not known, and in older evaluations."""
+    base_fingerprint: str | None
+    """The server's; null if it is not known."""
     data: str
     data_seed: int
     num_questions: int
@@ -141,9 +140,9 @@ class Evaluation(EvaluationPart):
     seed: int
     """Seed of the arms' sampling."""
     max_tokens: int
-    answer_type: AnswerTypeName = "number"
-    prompt_format: PromptFormat = "plain"
-    stop: StopStrings = ()
+    answer_type: AnswerTypeName
+    prompt_format: PromptFormat
+    stop: StopStrings
     models: tuple[ModelResult, ...]
     """In the configured order."""
     differences: tuple[PairedDifference, ...]
@@ -181,12 +180,12 @@ class Evaluation(EvaluationPart):
 
 
 def is_evaluation(path: Path) -> bool:
-    """Whether a file is what `Evaluation.write` wrote, in this version or an earlier one."""
+    """Whether a file is what `Evaluation.write` wrote."""
     try:
-        found = parse_json(read_plain(path))
+        Evaluation.read(path)
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {"models", "num_questions"} <= found.keys()
+    return True
 
 
 def compare_all(

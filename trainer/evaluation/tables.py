@@ -79,7 +79,7 @@ def _greedy_row(model: ModelResult) -> tuple[str, ...]:
         model.label,
         f"{accuracy.value:.1%}",
         f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]",
-        "–" if model.strict is None else f"{model.strict.value:.1%}",
+        f"{model.strict.value:.1%}",
         f"{completions.answered:.1%}",
         f"{completions.truncated:.1%}",
         f"{completions.mean_tokens:.1f}",

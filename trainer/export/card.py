@@ -72,18 +72,8 @@ class Exported:
     def evaluated(self) -> ModelResult | None:
         """The evaluation's result for this version; None if this version was not evaluated."""
         models = () if self.run.evaluation is None else self.run.evaluation.models
-        return next((m for m in reversed(models) if _is_version(m, self.version)), None)
-
-
-def _is_version(evaluated: ModelResult, version: RunVersion) -> bool:
-    """Whether an evaluated model is this version, judged by the digest of its weights, or else by its name."""
-    if evaluated.adapter_sha256 is not None:
-        return evaluated.adapter_sha256 == version.sha256
-    folder = version.folder
-    path, run = Path(evaluated.model), folder.resolve().parent.parent
-    return path.name == folder.name and (
-        len(path.parts) == 1 or path.resolve().parent.parent.name == run.name
-    )
+        own = [model for model in models if model.adapter_sha256 == self.version.sha256]
+        return own[-1] if own else None
 
 
 def model_card(exported: Exported) -> str:

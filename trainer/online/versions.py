@@ -68,9 +68,7 @@ class Versions:
         # activated.
         self._changes = asyncio.Lock()
 
-    def publish(
-        self, step: int, roles: PolicyRoles, *, token_budget: int | None = None
-    ) -> Published:
+    def publish(self, step: int, roles: PolicyRoles, *, token_budget: int) -> Published:
         """Write the policy after a step, push it and make it the active version.
 
         If a killed run already wrote a version of this step with the same weights, it keeps its number.

@@ -143,7 +143,7 @@ class Rewards:
 
     def samples_of(self, group: RolloutRow) -> list[Sample]:
         """The samples that train; collects the rewards of all completions that have one, recorded and changed."""
-        recorded = [reward for arm in group.arm_outputs if (reward := arm.earned) is not None]
+        recorded = [reward for arm in group.arm_outputs if (reward := arm.reward) is not None]
         self._recorded += recorded
         if self._functions is None:
             self._changed += recorded

@@ -42,7 +42,7 @@ class OwnEvaluation:
 
 
 def own_evaluations(measured: Iterable[Metrics]) -> list[OwnEvaluation]:
-    """The evaluations in a run's metrics by step; those of early versions, which did not count questions, are left out."""
+    """The evaluations in a run's metrics, by step."""
     found = [
         OwnEvaluation(
             step=int(row.get("eval/step", row["step"])),
@@ -50,7 +50,7 @@ def own_evaluations(measured: Iterable[Metrics]) -> list[OwnEvaluation]:
             num_questions=num,
         )
         for row in measured
-        if "eval/accuracy" in row and (num := int(row.get("eval/num_questions", 0))) > 0
+        if (num := int(row.get("eval/num_questions", 0))) > 0
     ]
     return sorted(found, key=lambda evaluation: evaluation.step)
 

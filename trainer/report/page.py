@@ -50,7 +50,7 @@ class _GroupTranscript(RolloutRow):
     @property
     def mean_reward(self) -> float | None:
         """The mean over the completions that have a reward; None if none has."""
-        earned = [reward for arm in self.arm_outputs if (reward := arm.earned) is not None]
+        earned = [reward for arm in self.arm_outputs if (reward := arm.reward) is not None]
         return statistics.fmean(earned) if earned else None
 
 

@@ -105,8 +105,7 @@ class RolloutCompletion(_RowPart):
     full_text: str
     sample: int = Field(default=0, ge=0)
     reward: float | None = Field(default=0.0, allow_inf_nan=False)
-    rewards: Mapping[str, float | None] = {}
-    """What each of ``reward.functions`` gave; empty if Regime W is the only one."""
+    """None if no function gave it one."""
     trained: bool = True
     finish_reason: FinishReason = FinishReason.STOP
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -122,12 +121,6 @@ class RolloutCompletion(_RowPart):
                 f"{len(self.sampler_logprobs)} sampler_logprobs for {len(self.token_ids)} token_ids"
             )
         return self
-
-    @property
-    def earned(self) -> float | None:
-        """Its reward; None if no function gave it one. For that, older rows have a reward of 0."""
-        is_unrewarded = bool(self.rewards) and set(self.rewards.values()) == {None}
-        return None if is_unrewarded else self.reward
 
     @property
     def has_tokens(self) -> bool:
@@ -161,12 +154,12 @@ class RolloutRow(_RowPart):
     choices: tuple[str, ...] = ()
     policy_version: int | None = None
     prompt_format: PromptFormat | None = None
-    """None in rows that were written when plain was the only format."""
+    """None in the recipe's rows, whose prompts are plain."""
     stop: StopStrings = ()
     columns: dict[str, Any] = {}
     counterfactual: PairedQuestion | None = None
     dtype: str | None = None
-    """The dtype that the server computed in; None in a run's rows, and in rows older than this field."""
+    """The dtype that the server computed in; None in a run's rows, and in the recipe's."""
     arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ class JournaledStep(_Entry):
     learning_rate_scale: float
     num_threads: int
     """The trainer's number of threads; sums round differently with another number."""
-    num_ranks: int = 1
+    num_ranks: int
     """How many processes shared each mini-batch; sums round differently with another number."""
     cursor: int
     """The state of the questions, with the next two fields; see `QuestionState`."""
@@ -41,7 +41,7 @@ class JournaledStep(_Entry):
     """For every question that was asked for the step, whether all its completions were right."""
     metrics: dict[str, float]
     """Metrics of the rollouts."""
-    reward_sources: dict[str, str] = {}
+    reward_sources: dict[str, str]
     """SHA-256 of the source file of each of ``reward.functions`` that gave the rewards; Regime W has none."""
 
 
@@ -56,9 +56,8 @@ class JournaledAdapter(_Entry):
     """Digest of its weights file."""
     dtype: str
     """The dtype to which its weights were rounded, e.g. ``float32``."""
-    token_budget: int | None = None
-    """The most tokens of the step's micro-batches, whose sums round differently with another number; None in old
-    journals."""
+    token_budget: int
+    """The most tokens of the step's micro-batches, whose sums round differently with another number."""
     returned_to: int | None = None
     """The step to which the run went back (``run.return_to_best``) and whose policy this is; None if it did not."""
 

@@ -32,12 +32,12 @@ class _Manifest(BaseModel):
     step: int
     torch: str
     """PyTorch's version; another one may round differently."""
-    device: str = "cpu"
+    device: str
     """The type of device that computed it, ``cpu`` or ``cuda``; another one rounds differently."""
     files: dict[str, _File]
 
 
-def write_manifest(folder: Path, *, step: int, device: str = "cpu") -> None:
+def write_manifest(folder: Path, *, step: int, device: str) -> None:
     """Write the manifest of a checkpoint whose state is written.
 
     Args:

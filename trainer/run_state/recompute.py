@@ -77,6 +77,7 @@ def recompute(
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
         recorded = next((a.token_budget for a in journal.adapters_of(step)), None)
+        # A run that was killed in a step's update has no adapter of the step, and so no budget.
         budget = min(token_budget or recorded or learner.token_budget, fits)
         with (
             _threads(entry.num_threads),

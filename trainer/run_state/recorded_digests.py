@@ -17,7 +17,7 @@ def short_digest(content: bytes) -> str:
 
 
 def recorded(path: Path) -> object:
-    """What a record holds; None if there is none, as in a run of an earlier version, or if it cannot be read."""
+    """What a record holds; None if there is none, or if it cannot be read."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -61,8 +61,7 @@ class QuestionRecord:
                 continue
             now = self._found[setting] = [_digest(record) for record in questions.records]
             then = self._recorded.get(setting)
-            # Earlier versions recorded only what was asked.
-            if then is not None and then not in (now, [_digest(r) for r in questions.asked]):
+            if then is not None and then != now:
                 self.lines.append(
                     f"warning: {setting} {source} was changed since this run's last start: "
                     f"{_change(questions.records, then, now, consequence)}"

@@ -108,7 +108,7 @@ class RunAdapters:
         roles: PolicyRoles,
         next_on_server: Callable[[], int],
         *,
-        token_budget: int | None = None,
+        token_budget: int,
     ) -> JournaledAdapter:
         """Write the policy after a step under a version number of its own.
 

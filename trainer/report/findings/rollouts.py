@@ -13,8 +13,6 @@ _TRUNCATED = 0.1
 """Share of truncated completions above which the token limit, and not the policy, decides about many rewards."""
 _ZERO_VARIANCE = 0.5
 """Share of groups without variance above which most of what is generated teaches nothing."""
-_SOLVED = 0.7
-"""Share of correct completions above which groups without variance count as solved rather than too hard."""
 _EXPLAINED = 0.1
 """Explained variance below which the critic's values are hardly better a baseline than the mean return."""
 
@@ -43,25 +41,21 @@ def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
     """Most groups give no signal: all their completions have the same reward."""
     share = run.last_quarter("rollout/zero_variance_groups")
     correct = run.last_quarter("reward/correct")
-    if share is None or correct is None or share <= _ZERO_VARIANCE:
-        return None
     right = run.last_quarter("rollout/all_correct_groups")
     wrong = run.last_quarter("rollout/all_wrong_groups")
-    evidence = f"This holds for {share:.0%} of the groups"
-    if right is None or wrong is None:  # an earlier version of the program recorded the run
-        solved = correct > _SOLVED
-    else:
-        solved = right >= wrong
-        evidence += (
-            f": {right:.0%} of all groups are right in every arm, {wrong:.0%} wrong in every arm"
-        )
+    if share is None or correct is None or right is None or wrong is None:
+        return None
+    if share <= _ZERO_VARIANCE:
+        return None
+    solved = right >= wrong
     on = config.rollout.dynamic_sampling
     # Suggested last, because every replaced question costs the generation of another one.
     dynamic_sampling = "" if on else " Or turn on rollout.dynamic_sampling, which generates more."
     return Finding(
         name="zero_variance",
         title=f"Most groups are {'solved' if solved else 'too hard'}: their completions all get the same reward",
-        evidence=f"{evidence}; {correct:.0%} of all completions are correct.",
+        evidence=f"This holds for {share:.0%} of the groups: {right:.0%} of all groups are right in every arm, "
+        f"{wrong:.0%} wrong in every arm; {correct:.0%} of all completions are correct.",
         change=(
             f"use harder questions in data.source, or set data.curriculum "
             f"({'unset' if config.data.curriculum is None else config.data.curriculum}) to 1."

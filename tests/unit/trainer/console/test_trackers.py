@@ -1,14 +1,12 @@
 """Trackers beside metrics.jsonl: what the real ones hold, and what happens when one cannot be used."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.run import RunConfig, TrackerName
 from trainer.console import trackers
 from trainer.console.run_output import RunOutput
@@ -130,24 +128,17 @@ def test_a_run_with_all_trackers_offline_has_in_each_what_metrics_jsonl_has(
 def test_a_run_that_resumes_keeps_its_id_and_a_new_one_in_the_same_folder_has_another(
     tmp_path: Path,
 ) -> None:
-    first = run_id(tmp_path, is_new=True)
-    assert run_id(tmp_path, is_new=False) == run_id(tmp_path, is_new=True) == first
+    first = run_id(tmp_path)
+    assert run_id(tmp_path) == first
     (tmp_path / TRACKER_ID_FILE).unlink()
-    assert run_id(tmp_path, is_new=True) != first
-
-
-def test_a_run_of_an_earlier_version_goes_on_under_the_digest_of_its_path(tmp_path: Path) -> None:
-    wanted = sha256_of_bytes(os.fsencode(tmp_path.resolve()))[:16]
-    assert run_id(tmp_path, is_new=False) == wanted
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    assert run_id(moved, is_new=False) == wanted
+    assert run_id(tmp_path) != first
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"../other\n", b"0123456789abcde"])
 def test_a_damaged_id_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / TRACKER_ID_FILE).write_bytes(content)
     with pytest.raises(UsageError, match=r"tracker-id\.txt: damaged; remove it"):
-        run_id(tmp_path, is_new=False)
+        run_id(tmp_path)
 
 
 # --- one that cannot be used ------------------------------------------------------------------

@@ -86,6 +86,7 @@ def evaluation(asked: Sequence[QuestionAnswers]) -> Evaluation:
     labels = list(asked[0].models)
     return Evaluation(
         base_model="models/tiny-base",
+        base_fingerprint=None,
         data="word-problems",
         data_seed=0,
         num_questions=len(asked),
@@ -93,6 +94,9 @@ def evaluation(asked: Sequence[QuestionAnswers]) -> Evaluation:
         samples_per_arm=0,
         seed=0,
         max_tokens=64,
+        answer_type="number",
+        prompt_format="plain",
+        stop=(),
         models=tuple(
             ModelResult.of(label, EvaluatedModel(name=label.lower(), adapter_sha256=None), asked)
             for label in labels

@@ -63,8 +63,13 @@ def make_run(folder: Path, base: Path, make_roles: Callable[..., PolicyRoles]) -
             adapter.mkdir(parents=True)
             make_roles(seed=version).export_policy(adapter)
             sha256 = sha256_of_file(adapter / WEIGHTS)
-            line = JournaledAdapter(step=step, version=version, sha256=sha256, dtype="float32")
+            line = JournaledAdapter(
+                step=step, version=version, sha256=sha256, dtype="float32", token_budget=64
+            )
             journal.write(to_line(line))
+    start, trained = (evaluation := Evaluation.read(folder / "evaluation.json")).models
+    trained = trained.model_copy(update={"adapter_sha256": sha256})
+    evaluation.model_copy(update={"models": (start, trained)}).write(folder / "evaluation.json")
     return folder
 
 

@@ -123,7 +123,7 @@ def test_a_published_version_is_whole_on_disk_and_pushed_from_there(
 ) -> None:
     client = FakeClient(next_version=12)
     versions = open_versions(client)
-    published = versions.publish(3, roles_of())
+    published = versions.publish(3, roles_of(), token_budget=64)
     assert published.version == 12
     assert (
         published.folder == versions.adapters.folder_of(12) == tmp_path / "adapters/policy-000012"
@@ -134,7 +134,9 @@ def test_a_published_version_is_whole_on_disk_and_pushed_from_there(
     assert {path.name for path in published.folder.iterdir()} == {CONFIG, WEIGHTS}
     assert list(published.folder.parent.iterdir()) == [published.folder]
     (adapter,) = JournalReader(tmp_path).adapters
-    assert adapter == JournaledAdapter(step=3, version=12, sha256=published.sha256, dtype="float32")
+    assert adapter == JournaledAdapter(
+        step=3, version=12, sha256=published.sha256, dtype="float32", token_budget=64
+    )
     assert (versions.adapters.step_of(12), versions.adapters.version_of(3)) == (3, 12)
 
 
@@ -148,16 +150,20 @@ def test_a_number_is_one_that_neither_server_nor_run_has_used(
     with Journal(tmp_path) as journal:
         for step, earlier in enumerate(used):
             journal.write_adapter(
-                JournaledAdapter(step=step, version=earlier, sha256="", dtype="float32")
+                JournaledAdapter(
+                    step=step, version=earlier, sha256="", dtype="float32", token_budget=64
+                )
             )
     versions = open_versions(FakeClient(next_version=on_server))
-    assert versions.publish(9, roles_of()).version == version
+    assert versions.publish(9, roles_of(), token_budget=64).version == version
 
 
 def test_versions_follow_each_other(open_versions: Open) -> None:
     client = FakeClient()
     versions = open_versions(client)
-    numbers = [versions.publish(i, roles_of(str(i).encode())).version for i in range(3)]
+    numbers = [
+        versions.publish(i, roles_of(str(i).encode()), token_budget=64).version for i in range(3)
+    ]
     assert numbers == [0, 1, 2]
     assert [weights for _, weights in client.pushed.values()] == [b"0", b"1", b"2"]
 
@@ -166,9 +172,9 @@ def test_a_refused_push_is_an_error_and_its_number_is_kept_for_the_same_weights(
     tmp_path: Path, open_versions: Open
 ) -> None:
     with pytest.raises(ServerRejectedError):
-        open_versions(FakeClient(refuses=True)).publish(1, roles_of())
-    assert open_versions(FakeClient()).publish(1, roles_of(b"other")).version == 1
-    assert open_versions(FakeClient()).publish(1, roles_of(b"other")).version == 1
+        open_versions(FakeClient(refuses=True)).publish(1, roles_of(), token_budget=64)
+    assert open_versions(FakeClient()).publish(1, roles_of(b"other"), token_budget=64).version == 1
+    assert open_versions(FakeClient()).publish(1, roles_of(b"other"), token_budget=64).version == 1
     assert journaled(tmp_path) == [(1, 0), (1, 1)]
 
 
@@ -178,14 +184,14 @@ def test_what_a_killed_run_has_published_keeps_its_number(
 ) -> None:
     """Killed after the journal's line: before the folder had its name, or before the push."""
     client = FakeClient(next_version=4)
-    folder = open_versions(client).publish(1, roles_of()).folder
+    folder = open_versions(client).publish(1, roles_of(), token_budget=64).folder
     if folder_is == "missing":
         shutil.rmtree(folder)
     elif folder_is == "damaged":
         (folder / WEIGHTS).write_bytes(b"other")
     client.next_version = 0  # it was never pushed
     client.pushed.clear()
-    published = open_versions(client).publish(1, roles_of())
+    published = open_versions(client).publish(1, roles_of(), token_budget=64)
     assert published.version == 4
     assert client.pushed == {4: (published.folder, b"weights")}
     assert journaled(tmp_path) == [(1, 4)]
@@ -194,12 +200,12 @@ def test_what_a_killed_run_has_published_keeps_its_number(
 def test_a_number_that_is_somebody_elses_by_now_is_given_up_for_another(
     tmp_path: Path, open_versions: Open
 ) -> None:
-    open_versions(FakeClient()).publish(1, roles_of())
+    open_versions(FakeClient()).publish(1, roles_of(), token_budget=64)
     # The server lost everything, and another run came first.
     client = FakeClient(next_version=3)
     client.taken = {0, 1, 2}
-    assert open_versions(client).publish(1, roles_of()).version == 3
-    assert open_versions(client).publish(1, roles_of()).version == 3
+    assert open_versions(client).publish(1, roles_of(), token_budget=64).version == 3
+    assert open_versions(client).publish(1, roles_of(), token_budget=64).version == 3
     assert journaled(tmp_path) == [(1, 0), (1, 3)]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["policy-000003"]
 
@@ -212,7 +218,7 @@ def test_an_earlier_version_is_served_again_without_becoming_the_newest(
 ) -> None:
     versions = open_versions(FakeClient())
     for step in range(2):
-        versions.publish(step, roles_of(str(step).encode()))
+        versions.publish(step, roles_of(str(step).encode()), token_budget=64)
     fresh = FakeClient()
     versions = open_versions(fresh)
     again = versions.push_again(0)
@@ -245,7 +251,7 @@ def test_an_earlier_version_that_cannot_be_had_is_none(
     client = FakeClient()
     versions = open_versions(client)
     for step in range(2):
-        versions.publish(step, roles_of(str(step).encode()))
+        versions.publish(step, roles_of(str(step).encode()), token_budget=64)
     assert versions.push_again(0) is not None
     happens(versions, client)
     assert versions.push_again(0) is None
@@ -262,7 +268,7 @@ def test_the_newest_and_the_named_ones_stay(
             FakeClient(), portal, RunAdapters(Path(folder) / "adapters", journal)
         )
         for step in range(num_published):
-            versions.publish(step, roles_of(str(step).encode()))
+            versions.publish(step, roles_of(str(step).encode()), token_budget=64)
             versions.adapters.retain(num_kept, others)
         numbers = range(num_published)
         kept = set(numbers[-num_kept:]) | (others & set(numbers))
@@ -287,7 +293,7 @@ def test_an_acknowledgement_of_something_else_is_an_error(
     client = FakeClient(next_version=3)
     client.lies = lie
     with pytest.raises(SyncError, match=complaint) as caught:
-        open_versions(client).publish(1, roles_of())
+        open_versions(client).publish(1, roles_of(), token_budget=64)
     assert hashlib.sha256(b"weights").hexdigest() in str(caught.value)
 
 

@@ -7,9 +7,8 @@ from trainer.rollouts.rows import RolloutRow
 
 def test_completions_without_a_reward_count_in_no_mean() -> None:
     arms = [
-        {"arm_name": "a", "full_text": "", "reward": 1.0, "rewards": {"mine": 1.0}},
-        {"arm_name": "b", "full_text": "", "reward": None, "rewards": {"mine": None}},
-        {"arm_name": "c", "full_text": "", "reward": 0.0, "rewards": {"mine": None}},
+        {"arm_name": "a", "full_text": "", "reward": 1.0},
+        {"arm_name": "b", "full_text": "", "reward": None},
     ]
     row = RolloutRow.model_validate({"question": "?", "gold_answer": "1", "arm_outputs": arms})
     rewards = Rewards(TrainConfig(), None)

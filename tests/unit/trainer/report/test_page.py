@@ -182,6 +182,7 @@ def write_evaluation(run: Path, models: dict[str, list[bool]], *, with_arms: boo
     ]
     Evaluation(
         base_model="tiny",
+        base_fingerprint=None,
         data="word-problems",
         data_seed=0,
         num_questions=num_questions,
@@ -189,6 +190,9 @@ def write_evaluation(run: Path, models: dict[str, list[bool]], *, with_arms: boo
         samples_per_arm=int(with_arms),
         seed=0,
         max_tokens=64,
+        answer_type="number",
+        prompt_format="plain",
+        stop=(),
         models=tuple(
             ModelResult.of(label, EvaluatedModel(name=label, adapter_sha256=None), questions)
             for label in models
@@ -381,13 +385,10 @@ def test_completions_without_a_judgement_or_an_answer_say_so(run: Path) -> None:
         assert shown in text
 
 
-@pytest.mark.parametrize("unrewarded", [None, 0.0], ids=["now", "in older rows"])
-def test_completions_without_a_reward_say_so_and_count_in_no_mean(
-    unrewarded: float | None, run: Path
-) -> None:
+def test_completions_without_a_reward_say_so_and_count_in_no_mean(run: Path) -> None:
     row = group(1, rewards={"mine": 1.5})
     (given,) = row["arm_outputs"]
-    none = given | {"reward": unrewarded, "rewards": {"mine": None}}
+    none = given | {"reward": None, "rewards": {"mine": None}}
     # The mean is one of the rewards that are shown.
     for arms, mean, num_none in (([given, none, none], "1.500", 2), ([none, none], "none", 3)):
         write_lines(run / "rollouts/step-000001.jsonl", [row | {"arm_outputs": arms}])

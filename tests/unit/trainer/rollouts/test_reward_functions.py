@@ -125,13 +125,8 @@ def test_a_row_says_which_completions_have_no_reward(function: Callable[..., str
     assert row["reward"] == 1.5
     assert [arm["reward"] for arm in row["arm_outputs"]] == [2, None, 1]
     read = RolloutRow.model_validate_json(json.dumps(row))
-    assert [arm.earned for arm in read.arm_outputs] == [2, None, 1]
+    assert [arm.reward for arm in read.arm_outputs] == [2, None, 1]
     assert read.samples == found.samples
-    # Rows of earlier versions have 0 there.
-    row["arm_outputs"][1]["reward"] = 0.0
-    older = RolloutRow.model_validate_json(json.dumps(row))
-    assert [arm.earned for arm in older.arm_outputs] == [2, None, 1]
-    assert older.samples == found.samples
     nothing = json.loads(json.dumps(rollout_row(scored(function("return [None] * 3")), step=1)))
     assert nothing["reward"] == 0
     assert RolloutRow.model_validate_json(json.dumps(nothing)).samples == []

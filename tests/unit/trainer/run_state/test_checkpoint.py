@@ -304,7 +304,7 @@ def with_kl_coef(value: object) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         state = torch.load(folder / "state.pt", weights_only=True)
         torch.save(state | {"kl_coef": value}, folder / "state.pt")
-        write_manifest(folder, step=step_of(folder))
+        write_manifest(folder, step=step_of(folder), device="cpu")
 
     return damage
 
@@ -316,7 +316,7 @@ def with_numbers(change: Callable[[dict[str, Any]], object]) -> Callable[[Path],
         state = torch.load(folder / "state.pt", weights_only=True)
         change(state)
         torch.save(state, folder / "state.pt")
-        write_manifest(folder, step=step_of(folder))
+        write_manifest(folder, step=step_of(folder), device="cpu")
 
     return damage
 

@@ -50,15 +50,19 @@ def step_entry(step: int) -> JournaledStep:
         version=step,
         learning_rate_scale=1 / 3,
         num_threads=1,
+        num_ranks=1,
         cursor=2 * step,
         pending=(PendingQuestions(records=("a",), spares=(), salt=step, version=step),),
         solved={"a": True, "b": False},
         metrics={"reward/mean": 1 / 7},
+        reward_sources={},
     )
 
 
 def adapter(step: int) -> JournaledAdapter:
-    return JournaledAdapter(step=step, version=step + 5, sha256=f"{step:064x}", dtype="float32")
+    return JournaledAdapter(
+        step=step, version=step + 5, sha256=f"{step:064x}", dtype="float32", token_budget=64
+    )
 
 
 def write(folder: Path, num_steps: int) -> None:
