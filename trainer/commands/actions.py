@@ -8,6 +8,7 @@ from inference_server.wire.hardware.prerequisites import (
     missing_server_prerequisites,
 )
 from trainer.commands.finished import adapter_text, finished_text
+from trainer.config.base import part_of
 from trainer.config.sections import (
     CollectConfig,
     DemoCommand,
@@ -42,7 +43,7 @@ def demonstrate(command: DemoCommand) -> None:
 
 def train_online(command: TrainCommand) -> None:
     """Train by online PPO."""
-    config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
+    config = part_of(command, TrainConfig)
     from trainer.commands.early_checks import check_online
 
     check_online(config)
@@ -94,7 +95,7 @@ def collect(config: CollectConfig) -> None:
 
 def train_from_file(command: TrainOfflineCommand) -> None:
     """Train by PPO from a file of rollouts."""
-    config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
+    config = part_of(command, OfflineRunConfig)
     from trainer.commands.early_checks import check_offline
 
     check_offline(config)

@@ -1,7 +1,7 @@
 """The base class of the commands' configurations, and types that several sections share."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -26,3 +26,11 @@ class CommandConfig(SettingsModel):
     inherited: ClassVar[Mapping[str, str]] = {}
     """Own keys that take the value of another section's key if they are not given: name of the own
     key → ``section.key``."""
+
+
+_Config = TypeVar("_Config", bound=CommandConfig)
+
+
+def part_of(config: CommandConfig, kind: type[_Config]) -> _Config:
+    """The sections and keys of a configuration that another command's configuration has too."""
+    return kind.model_validate({name: getattr(config, name) for name in kind.model_fields})

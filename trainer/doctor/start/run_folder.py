@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 
+from trainer.config.base import part_of
 from trainer.config.sections import DoctorConfig, TrainConfig
 from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.trackers import require_trackers
@@ -22,7 +23,7 @@ def check_run_folder(config: DoctorConfig) -> Iterator[CheckResult]:
         yield bad("run's folder", str(error), "run.folder, or the owner of the volume")
         return
     try:
-        resumes = require_own_run(_as_train(config))
+        resumes = require_own_run(part_of(config, TrainConfig))
     except (TrainerError, OSError) as error:
         yield bad("run's folder", str(error), "run.folder")
         return
@@ -47,10 +48,3 @@ def check_trackers(config: DoctorConfig) -> Iterator[CheckResult]:
             yield note("metrics", text, "run.metrics_port")
         else:
             yield bad("metrics", str(error), "run.metrics_port")
-
-
-def _as_train(config: DoctorConfig) -> TrainConfig:
-    """The part of a configuration that `train` reads, and that a run keeps."""
-    return TrainConfig.model_construct(
-        **{name: getattr(config, name) for name in TrainConfig.model_fields}
-    )
