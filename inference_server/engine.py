@@ -44,13 +44,13 @@ class EngineTraits:
     max_lora_rank: int
     max_loaded_adapters: int
     """Most adapters that the engine holds; beyond that it drops the least recently used one."""
-    num_replicas: int = 1
+    num_replicas: int
     """Copies of the model that run side by side; each holds the adapters itself."""
     lora_dtype: str
     """The dtype to which adapter weights are rounded, by its name in torch, e.g. ``bfloat16``."""
     has_chat_template: bool
     """Whether chat prompts can be rendered."""
-    opened_thought: str = ""
+    opened_thought: str
     """The end of every chat prompt if the template itself begins the thought, e.g. ``<think>``; else empty."""
     linear_shapes: Mapping[str, LinearShape]
     """Linear layers of the base by module name, e.g. ``model.layers.0.self_attn.q_proj``."""
@@ -120,9 +120,9 @@ class Engine(Protocol):
         prompt_token_ids: list[int],
         sampling: Sampling,
         adapter: EngineAdapter | None,
-        replica: int | None = None,
+        replica: int | None,
     ) -> EngineCompletion:
-        """Generates one completion, on the replica named; cancelling the call aborts it in the engine."""
+        """Generates one completion, on the replica named (None: the engine's choice); cancelling the call aborts it in the engine."""
         ...
 
     async def load(self, adapter: EngineAdapter) -> None:

@@ -11,6 +11,9 @@ from inference_server.adapters.registry import AdapterRegistry
 from inference_server.adapters.storage import AdapterFolder
 from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.generator import ArmsGenerator
+from inference_server.arms.replicas import Replicas
+from inference_server.arms.run import Serving
+from inference_server.arms.scores import Scorer
 from inference_server.concurrency import SharedCall, gather_or_cancel
 from inference_server.engine import Engine, EngineDied, Sampling
 from inference_server.errors import EngineUnavailable
@@ -60,12 +63,19 @@ class Service:
         )
         metrics.versions.set_function(lambda: len(versions))
         metrics.leases.set_function(lambda: versions.num_leases)
+        serving = Serving(
+            engine=engine,
+            versions=versions,
+            replicas=Replicas(engine.traits.num_replicas),
+            scorer=Scorer(),
+            metrics=metrics,
+        )
         return cls(
             settings=settings,
             boot_id=uuid.uuid4().hex,
             engine=engine,
             adapters=adapters,
-            generator=ArmsGenerator(engine, versions, settings, metrics),
+            generator=ArmsGenerator(serving, settings),
             metrics=metrics,
         )
 

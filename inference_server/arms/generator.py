@@ -5,21 +5,16 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.prompts import plan_groups
 from inference_server.arms.queue import Queue
-from inference_server.arms.replicas import Replicas
 from inference_server.arms.request import (
     check_characters,
     check_counts,
     resolve_arms,
     resolve_questions,
 )
-from inference_server.arms.run import ArmsRun
-from inference_server.arms.scores import Scorer
-from inference_server.engine import Engine
+from inference_server.arms.run import ArmsRun, Serving
 from inference_server.errors import Busy, DeadlineExceeded
-from inference_server.metrics import ServerMetrics
 from inference_server.settings import Settings
 from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import ArmsRequest, Priority
@@ -33,29 +28,17 @@ class ArmsGenerator:
     """Admits arms requests.
 
     Args:
-        engine: Generates.
-        versions: The versions that a request may name.
+        serving: What the groups are made with.
         settings: Limits on one request and on all requests in flight.
-        metrics: Counts groups and tokens.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        versions: LoadedVersions,
-        settings: Settings,
-        metrics: ServerMetrics,
-    ) -> None:
+    def __init__(self, serving: Serving, settings: Settings) -> None:
         """See the class."""
-        self._engine = engine
-        self._versions = versions
+        self._serving = serving
         self._settings = settings
-        self._metrics = metrics
-        num_replicas = engine.traits.num_replicas
-        self._replicas = Replicas(num_replicas)
-        self._scorer = Scorer()
+        max_queued = _MAX_QUEUED * serving.engine.traits.num_replicas
         # One per priority, as in `_admit`: rollouts that wait for a place never keep ad-hoc requests waiting.
-        self._queues = {priority: Queue(_MAX_QUEUED * num_replicas) for priority in Priority}
+        self._queues = {priority: Queue(max_queued) for priority in Priority}
         self._num_groups_in_flight = dict.fromkeys(Priority, 0)
 
     @property
@@ -73,24 +56,27 @@ class ArmsGenerator:
             Busy: Too many groups are in flight.
             DeadlineExceeded: The prompts were not tokenized, or the gold answers not read, in time.
         """
+        serving, traits = self._serving, self._serving.engine.traits
         check_counts(request, self._settings)
-        self._replicas.check(request.replica)
+        serving.replicas.check(request.replica)
         arms = resolve_arms(request.arms)
         questions = resolve_questions(request)
-        check_characters(questions, arms, self._engine.traits.max_model_len_tokens)
+        check_characters(questions, arms, traits.max_model_len_tokens)
         if isinstance(request.policy, int):
-            self._versions.info(request.policy, field="policy")
+            serving.versions.info(request.policy, field="policy")
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)
         deadline = asyncio.get_running_loop().time() + longest_s
         prompt_format = resolve_format(
-            request.prompt_format, has_chat_template=self._engine.traits.has_chat_template
+            request.prompt_format, has_chat_template=traits.has_chat_template
         )
         with self._admit(request.priority, len(questions)):
             try:
                 async with asyncio.timeout_at(deadline):
                     if request.score:
-                        await self._scorer.check_golds(questions)
-                    plans = await plan_groups(self._engine, request, prompt_format, questions, arms)
+                        await serving.scorer.check_golds(questions)
+                    plans = await plan_groups(
+                        serving.engine, request, prompt_format, questions, arms
+                    )
             except TimeoutError as error:
                 raise DeadlineExceeded(
                     "the prompts were not tokenized, or the gold answers not read, in time; ask fewer or "
@@ -100,12 +86,7 @@ class ArmsGenerator:
                 request=request,
                 prompt_format=prompt_format,
                 plans=plans,
-                arms=arms,
-                engine=self._engine,
-                versions=self._versions,
-                replicas=self._replicas,
-                scorer=self._scorer,
-                metrics=self._metrics,
+                serving=serving,
                 deadline=deadline,
                 queue=self._queues[request.priority],
             )
@@ -120,7 +101,7 @@ class ArmsGenerator:
                 f"the limit of {limit}"
             )
         in_flight[priority] += num_groups
-        gauge = self._metrics.groups_in_flight.labels(priority)
+        gauge = self._serving.metrics.groups_in_flight.labels(priority)
         gauge.inc(num_groups)
         try:
             yield

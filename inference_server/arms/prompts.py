@@ -21,8 +21,8 @@ class GroupPlan:
     index: int
     """Index of the question in the request."""
     question: Question
-    prompts: Sequence[list[int]]
-    """Prompt token ids, one list per arm; arms with the same system prompt share the list."""
+    prompts: Sequence[tuple[ArmSpec, list[int]]]
+    """Each arm with its prompt's token ids; arms with the same system prompt share the list."""
 
 
 async def plan_groups(
@@ -67,7 +67,7 @@ async def plan_groups(
     for index, question in enumerate(questions):
         start = index * len(system_prompts)
         by_system = dict(zip(system_prompts, encoded[start:], strict=False))
-        arm_prompts = [by_system[arm.system_prompt] for arm in arms]
+        arm_prompts = [(arm, by_system[arm.system_prompt]) for arm in arms]
         plans.append(GroupPlan(index=index, question=question, prompts=arm_prompts))
     return plans
 

@@ -47,9 +47,21 @@ class FinishedGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What the groups of all requests are made with."""
+
+    engine: Engine
+    versions: LoadedVersions
+    replicas: Replicas
+    scorer: Scorer
+    metrics: ServerMetrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Started:
     """A group that has started, and what generates its completions."""
 
+    question: Question
     version: int | None
     adapter: EngineAdapter | None
     """None is the base."""
@@ -66,12 +78,7 @@ class ArmsRun:
     prompt_format: PromptFormat
     """The request's, with ``auto`` resolved."""
     plans: Sequence[GroupPlan]
-    arms: Sequence[ArmSpec]
-    engine: Engine
-    versions: LoadedVersions
-    replicas: Replicas
-    scorer: Scorer
-    metrics: ServerMetrics
+    serving: Serving
     deadline: float
     """On the event loop's clock, in seconds."""
     queue: Queue
@@ -107,16 +114,16 @@ class ArmsRun:
         request = self.request
         try:
             async with asyncio.timeout_at(self.deadline):
-                async with self._start() as group:
+                async with self._start(plan) as group:
                     completions = await gather_or_cancel(
-                        self._run_sample(plan.question, arm, sample, prompt, group, on_completion)
-                        for arm, prompt in zip(self.arms, plan.prompts, strict=True)
+                        self._run_sample(group, arm, prompt, sample, on_completion)
+                        for arm, prompt in plan.prompts
                         for sample in range(request.samples_per_arm)
                     )
-                self.metrics.count_group(completions, time.monotonic() - group.start_s)
+                self.serving.metrics.count_group(completions, time.monotonic() - group.start_s)
                 scores = None
                 if request.score:
-                    scores = await self.scorer.score(plan.question, completions)
+                    scores = await self.serving.scorer.score(plan.question, completions)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"question {plan.question.id!r} was not finished in time and was aborted; ask for "
@@ -141,19 +148,20 @@ class ArmsRun:
         return FinishedGroup(index=plan.index, group=finished, usage=usage)
 
     @asynccontextmanager
-    async def _start(self) -> AsyncIterator[_Started]:
+    async def _start(self, plan: GroupPlan) -> AsyncIterator[_Started]:
         """Waits until a group may start, and keeps its version loaded until the end of the block."""
-        request = self.request
+        request, versions = self.request, self.serving.versions
         version = request.policy if isinstance(request.policy, int) else None
         with ExitStack() as leases:
-            adapter = leases.enter_context(self.versions.lease(version))
-            num_completions = len(self.arms) * request.samples_per_arm
+            adapter = leases.enter_context(versions.lease(version))
+            num_completions = len(plan.prompts) * request.samples_per_arm
             async with self.queue.group(self.turn, num_completions) as place:
                 if request.policy == "latest":
-                    version = self.versions.active
-                    adapter = leases.enter_context(self.versions.lease(version))
-                with self.replicas.lease(request.replica, num_completions) as replica:
+                    version = versions.active
+                    adapter = leases.enter_context(versions.lease(version))
+                with self.serving.replicas.lease(request.replica, num_completions) as replica:
                     yield _Started(
+                        question=plan.question,
                         version=version,
                         adapter=adapter,
                         replica=replica,
@@ -163,16 +171,15 @@ class ArmsRun:
 
     async def _run_sample(
         self,
-        question: Question,
-        arm: ArmSpec,
-        sample: int,
-        prompt_token_ids: list[int],
         group: _Started,
+        arm: ArmSpec,
+        prompt_token_ids: list[int],
+        sample: int,
         on_completion: Callable[[StreamedCompletion], None] | None,
     ) -> ArmCompletion:
         request, seed = self.request, None
         if request.seed is not None and not request.greedy:
-            seed = sample_seed(request.seed, question.id, arm.name, sample)
+            seed = sample_seed(request.seed, group.question.id, arm.name, sample)
         temperature, top_p = (0.0, 1.0) if request.greedy else (arm.temperature, arm.top_p)
         sampling = Sampling(
             temperature=temperature,
@@ -184,12 +191,12 @@ class ArmsRun:
             priority=request.priority,
         )
         async with group.place():
-            sampled = await self.engine.generate(
+            sampled = await self.serving.engine.generate(
                 prompt_token_ids, sampling, group.adapter, group.replica
             )
-        _check_usable(sampled, question.id, arm.name)
+        _check_usable(sampled, group.question.id, arm.name)
         # A thought that the template begins is part of the text: without its start nobody could see that it did not end.
-        opened = self.engine.traits.opened_thought if self.prompt_format == "chat" else ""
+        opened = self.serving.engine.traits.opened_thought if self.prompt_format == "chat" else ""
         # Without validation: the lists are the engine's own, and long.
         completion = ArmCompletion.model_construct(
             arm=arm.name,
@@ -206,7 +213,7 @@ class ArmsRun:
         if on_completion is not None:
             on_completion(
                 StreamedCompletion.model_construct(
-                    id=question.id,
+                    id=group.question.id,
                     policy_version=group.version,
                     completion=self._as_returned(completion),
                 )

@@ -107,7 +107,7 @@ class GroupStream(Response):
                 await _send_line(send, finished.group)
         except RequestError as error:
             body = error_body(error)
-            self._run.metrics.rejects.labels(body.type).inc()
+            self._run.serving.metrics.rejects.labels(body.type).inc()
             return ErrorResponse(error=body)
         finally:
             await groups.aclose()

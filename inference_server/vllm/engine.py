@@ -90,7 +90,7 @@ class VllmEngine:
         prompt_token_ids: list[int],
         sampling: Sampling,
         adapter: EngineAdapter | None,
-        replica: int | None = None,
+        replica: int | None,
     ) -> EngineCompletion:
         """Generates one completion, on the replica named; cancelling the call aborts it in the engine."""
         params = self._sampling_params(sampling)

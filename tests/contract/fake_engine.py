@@ -42,7 +42,9 @@ class FakeEngine:
             max_lora_rank=8,
             max_loaded_adapters=max_loaded_adapters,
             lora_dtype="float16",
+            num_replicas=1,
             has_chat_template=False,
+            opened_thought="",
             linear_shapes=LAYERS,
         )
         self.loaded: dict[int, EngineAdapter] = {}
@@ -108,7 +110,7 @@ class FakeEngine:
         prompt_token_ids: list[int],
         sampling: Sampling,
         adapter: EngineAdapter | None,
-        replica: int | None = None,
+        replica: int | None,
     ) -> EngineCompletion:
         if self.dead:
             raise EngineDied("it was killed")

@@ -378,14 +378,14 @@ async def test_one_failure_aborts_the_rest_of_the_request(
         prompt_token_ids: list[int],
         sampling: Sampling,
         adapter: EngineAdapter | None,
-        replica: int | None = None,
+        replica: int | None,
     ) -> EngineCompletion:
         nonlocal calls
         calls += 1
         if calls == 3:
             await asyncio.sleep(0)
             raise ConnectionError("the engine is gone")
-        return await generate(prompt_token_ids, sampling, adapter)
+        return await generate(prompt_token_ids, sampling, adapter, replica)
 
     monkeypatch.setattr(engine, "generate", fail_on_the_third)
     engine.open.clear()

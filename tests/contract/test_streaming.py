@@ -50,9 +50,9 @@ def held_back(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> asyncio.Ev
         prompt_token_ids: list[int],
         sampling: Sampling,
         adapter: EngineAdapter | None,
-        replica: int | None = None,
+        replica: int | None,
     ) -> EngineCompletion:
-        completion = await generate(prompt_token_ids, sampling, adapter)
+        completion = await generate(prompt_token_ids, sampling, adapter, replica)
         if b"slow?" in bytes(prompt_token_ids):
             await release.wait()
         return completion
@@ -105,9 +105,9 @@ async def test_completions_are_sent_before_their_group_where_they_are_asked_for(
         prompt_token_ids: list[int],
         sampling: Sampling,
         adapter: EngineAdapter | None,
-        replica: int | None = None,
+        replica: int | None,
     ) -> EngineCompletion:
-        completion = await generate(prompt_token_ids, sampling, adapter)
+        completion = await generate(prompt_token_ids, sampling, adapter, replica)
         if sampling.temperature > 0.3:
             await release.wait()
         return completion

@@ -38,7 +38,9 @@ def validate(
         max_lora_rank=8,
         max_loaded_adapters=2,
         lora_dtype=dtype,
+        num_replicas=1,
         has_chat_template=False,
+        opened_thought="",
         linear_shapes=dict.fromkeys(MODULES, shape),
     )
     staged = StagedAdapter(
