@@ -31,7 +31,7 @@ from benchmarks.learning.kept_runs import folder_of_runs
 from benchmarks.learning.rows import DEFAULT, ROWS
 from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from benchmarks.peers.trl_peers import TIMES_FILE
-from benchmarks.peers.vllm_for_trl import vllm_server, without_thread_limit
+from benchmarks.peers.vllm_for_trl import vllm_for_trl, without_thread_limit
 from benchmarks.sft import task_adapter
 from regime_w import build_all_arms
 from trainer.console.environment import prepare_environment
@@ -164,7 +164,7 @@ def train_peer(peer: Peer, seed: int, bench: Bench, task: Task, folder: Path) ->
     }
     if peer.trainer == "async":
         # One server per run: adapters have the same names in every run, and vLLM's prefix cache knows them by name.
-        with vllm_server(bench.model, folder) as vllm_url:
+        with vllm_for_trl(bench.model, folder) as vllm_url:
             run_process("async", {**options, "--url": vllm_url}, folder)
     else:
         run_process("grpo", options, folder)

@@ -2,27 +2,28 @@
 
 import asyncio
 import contextlib
-import os
 import statistics
-import subprocess
-import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 
 from benchmarks.figures import spread
 from benchmarks.server.workload import ARMS, FLAGS, QUESTIONS, RANK, ask_arms, post
-from inference_server.launch.server_process import ServerProcess, free_port
-from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
+from inference_server.launch.server_process import ServerProcess
 from inference_server.wire.schemas import ArmsRequest
 from regime_w import build_prompt
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig
 from trainer.data.sources import Record
 
+VLLM_FLAGS = (
+    *FLAGS,
+    *("--max-lora-rank", str(RANK), "--max-loras", "4", "--max-cpu-loras", "4"),
+)
+"""Of vLLM's own server, with which ours is compared."""
 PAUSE_S = 0.6
 """Between pushes: no trainer's step is shorter, and by then the version that a push displaces is gone."""
 
@@ -127,31 +128,3 @@ def copy_adapter(source: Path, target: Path) -> None:
     target.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (target / name).write_bytes((source / name).read_bytes())
-
-
-@contextlib.contextmanager
-def vllm_server(model: Path, log_path: Path, cpu: Mapping[str, str]) -> Iterator[str]:
-    """vLLM's own server with our kernels and settings, and its route that loads adapters."""
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
-    command += ["--model", str(model), "--port", str(port), "--enable-lora", *FLAGS]
-    command += ["--max-lora-rank", str(RANK), "--max-loras", "4", "--max-cpu-loras", "4"]
-    command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
-    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
-    environment = {
-        **os.environ,
-        **cpu,
-        # The endpoint plugin refuses to run outside our launcher; only the kernels are wanted here.
-        "VLLM_PLUGINS": PATCHES_PLUGIN,
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-    }
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    server = ServerProcess(url=f"http://127.0.0.1:{port}", process=process, log_path=log_path)
-    try:
-        server.wait_until_healthy()
-        yield server.url
-    finally:
-        server.stop()

@@ -10,6 +10,7 @@ wire and of an adapter, a push against vLLM's own ``/v1/load_lora_adapter``, and
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import statistics
 import tempfile
@@ -25,7 +26,7 @@ from benchmarks.arguments import add_model, benchmark_parser
 from benchmarks.figures import spread
 from benchmarks.questions import fresh_questions
 from benchmarks.server.offline_engine import OfflineEngine, offline_engine
-from benchmarks.server.push_times import dip, pushes, vllm_server
+from benchmarks.server.push_times import VLLM_FLAGS, dip, pushes
 from benchmarks.server.workload import (
     FLAGS,
     OFFLINE,
@@ -35,6 +36,7 @@ from benchmarks.server.workload import (
     prompts,
     save_adapter,
 )
+from benchmarks.vllm_server import vllm_server
 from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.vllm.cpu.settings import cpu_environment
 from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
@@ -92,7 +94,12 @@ def main() -> None:
                     }
                     asyncio.run(generation(server, engines, adapters[0], questions, arguments))
             if "push" in arguments.parts:
-                with vllm_server(arguments.model, Path(folder) / "vllm.log", cpu) as url:
+                log_path = Path(folder) / "vllm.log"
+                # The endpoint plugin refuses to run outside our launcher; only the kernels are wanted here.
+                environment = {**os.environ, **cpu, "VLLM_PLUGINS": PATCHES_PLUGIN}
+                with vllm_server(
+                    arguments.model, log_path, *VLLM_FLAGS, environment=environment
+                ) as url:
                     asyncio.run(pushes(server, url, adapters, Path(folder), arguments))
                 asyncio.run(dip(server, adapters, questions, arguments))
 

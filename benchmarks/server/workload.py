@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks.server.offline_engine import Prompt, Timing
+from benchmarks.vllm_server import cpu_engine_arguments
 from inference_server.wire.schemas import ArmsRequest, Question
 from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.client.arms_client import ArmsClient
@@ -24,8 +25,7 @@ ARMS = build_all_arms()
 # The settings of both servers; the offline engine gets the same below.
 FLAGS = ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(MAX_NUM_SEQS)]
 OFFLINE = {
-    "dtype": "float32",
-    "enforce_eager": True,
+    **cpu_engine_arguments(),
     "max_model_len": MAX_MODEL_LEN,
     "max_num_seqs": MAX_NUM_SEQS,
     "enable_lora": True,
@@ -33,9 +33,6 @@ OFFLINE = {
     "max_loras": 4,
     "max_cpu_loras": 4,
     "logprobs_mode": "processed_logprobs",
-    "block_size": 32,
-    "enable_chunked_prefill": False,
-    "max_num_batched_tokens": 8192,
 }
 
 
