@@ -5,13 +5,11 @@ starts; only solutions have a loss. vLLM can serve the adapter as it is.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import trl.trainer.utils
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
@@ -40,6 +38,7 @@ from trainer.run_state.recorded_questions import QuestionRecord
 from trainer.sft.callbacks import FiniteCallback, ProgressCallback, StopCallback
 from trainer.sft.examples import data_sets, longest_tokens
 from trainer.sft.output import require_output
+from trainer.sft.scored_tokens import scoring_completions_only
 
 _TRAINER_STATE_FILE = "trainer_state.json"
 
@@ -230,21 +229,6 @@ def _trl_config(
         seed=sft.seed,
         dataloader_pin_memory=device.type != "cpu",
     )
-
-
-@contextmanager
-def scoring_completions_only() -> Iterator[None]:
-    """A block in which TRL leaves out the logits of prompts, which have no loss, on a CPU too.
-
-    TRL does this by itself if it has Triton. Without Triton it scores every position, which with a vocabulary of
-    49,152 takes 1 MB for each token of the prompt, and a fifth of the time.
-    """
-    of_trl = trl.trainer.utils._use_triton
-    trl.trainer.utils._use_triton = lambda device: True
-    try:
-        yield
-    finally:
-        trl.trainer.utils._use_triton = of_trl
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

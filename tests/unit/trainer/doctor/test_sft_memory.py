@@ -16,7 +16,7 @@ from trainer.doctor.memory_parts import Part
 from trainer.doctor.model_shape import read_shape
 from trainer.doctor.results import GIB, CheckStatus
 from trainer.doctor.sft_memory import check_sft, sft_parts
-from trainer.sft.training import scoring_completions_only
+from trainer.sft.scored_tokens import scoring_completions_only
 
 
 def config(base: Path, *, checkpointing: bool = False, **sft: Any) -> DoctorConfig:
