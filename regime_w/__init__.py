@@ -5,7 +5,6 @@ Answers of the type math are compared in a separate process; the results are the
 
 from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.named import answer_type_of
-from regime_w.answers import answers_agree, extract_answer, extract_gold
 from regime_w.arms import (
     ArmOutput,
     ArmSpec,
@@ -18,6 +17,7 @@ from regime_w.config import RewardConfig
 from regime_w.counterfactual.reexecution import Counterfactual
 from regime_w.credits import RewardParts
 from regime_w.group import CounterfactualGroup, GroupScores
+from regime_w.numbers.answers import answers_agree, extract_answer, extract_gold
 from regime_w.reward import (
     GroupReward,
     arm_rewards,

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
-from regime_w.answers import extract_gold
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
+from regime_w.numbers.answers import extract_gold
 from regime_w.reward import arm_rewards
 from regime_w.texts.completions import opened_thought
 

@@ -16,7 +16,7 @@ from regime_w.answer_types.contradictions import (
     is_withdrawn,
     without_reason,
 )
-from regime_w.answer_types.positions import (
+from regime_w.answer_types.stated_answers import (
     MAX_ANSWER_CHARS,
     StatedAnswer,
     last_lines,

@@ -16,7 +16,12 @@ from regime_w.algebra import equations
 from regime_w.algebra.latex import cleaned, is_closed
 from regime_w.algebra.math_process import are_equal
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.positions import only_line, stated_answer, states_gold, states_in_form
+from regime_w.answer_types.stated_answers import (
+    only_line,
+    stated_answer,
+    states_gold,
+    states_in_form,
+)
 from regime_w.answer_types.text import is_withdrawn, normalised
 from regime_w.numbers.numerals import NUMBER, canonical, value_of
 from regime_w.texts.completions import completion_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answers import answers_agree, extract_answer, extract_gold, is_formatted
+from regime_w.numbers.answers import answers_agree, extract_answer, extract_gold, is_formatted
 
 _WHOLE = re.compile("0|-?[1-9][0-9]{0,50}")
 """Canonical whole numbers, which need not be read again."""
@@ -27,7 +27,7 @@ class Number:
         return extract_answer(text)
 
     def is_formatted(self, text: str) -> bool:
-        """See `regime_w.answers.is_formatted`."""
+        """See `regime_w.numbers.answers.is_formatted`."""
         return is_formatted(text)
 
     def read(self, answer: str) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.positions import (
+from regime_w.answer_types.stated_answers import (
     MAX_ANSWER_CHARS,
     only_line,
     stated_answer,

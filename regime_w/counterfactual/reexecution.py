@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 
-from regime_w.answers import extract_gold
 from regime_w.counterfactual.steps import (
     Literals,
     Sources,
@@ -22,6 +21,7 @@ from regime_w.counterfactual.steps import (
     reexecute,
     value_of,
 )
+from regime_w.numbers.answers import extract_gold
 from regime_w.numbers.arithmetic import NUMBER
 from regime_w.numbers.number_words import constants_in, word_numbers_in
 from regime_w.numbers.numerals import canonical, to_ascii

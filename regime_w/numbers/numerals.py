@@ -1,6 +1,6 @@
 """Numerals as people and models write them, and the canonical form in which answers are compared.
 
-From texts to ASCII text or exact numbers. `regime_w.answers` finds the answer in a text.
+From texts to ASCII text or exact numbers. `regime_w.numbers.answers` finds the answer in a text.
 """
 
 import re

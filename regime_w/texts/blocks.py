@@ -1,13 +1,10 @@
-r"""Finds headings and boxes, which announce answers, and the first block of text under a heading.
+r"""Tells the headings that announce answers from others, and finds the first block of text under a heading.
 
 From lines to a line: list marks and Markdown quotes are left out, and displayed mathematics becomes one line.
 """
 
 import re
 from collections.abc import Sequence
-
-BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
-"""Matches the beginning of a box, in which a solution puts its answer."""
 
 KINDS = r"step|part|case|phase|stage|section|method|approach|option|example|problem|question"
 """The kinds of parts that headings number: "Step 2"."""
@@ -82,13 +79,3 @@ def _parted(line: str) -> tuple[str, str]:
     """The list or quote mark that a line begins with, and the rest of the line."""
     rest = _MARK.sub("", line, count=1)
     return line[: len(line) - len(rest)].strip(), rest.rstrip()
-
-
-def closing_brace(text: str, start: int, max_chars: int) -> int | None:
-    """Where the brace whose content begins at ``start`` is closed; None if not within ``max_chars``."""
-    depth = 1
-    for position, char in enumerate(text[start : start + max_chars], start):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return position
-    return None

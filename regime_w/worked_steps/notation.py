@@ -36,7 +36,7 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
             "\n",
         ),
         (("\\",), r"\\(?:text|mathrm|boxed|textbf|mathbf)\{([^{}\n]{0,40})\}", r" \1 "),
-        # A whole number in front makes it a mixed number, as `regime_w.answers` reads it.
+        # A whole number in front makes it a mixed number, as `regime_w.numbers.answers` reads it.
         (
             ("\\",),
             r"(?<![\d.,])([0-9]+) ?\\[dt]?frac\{([0-9]{1,40})\}\{([0-9]{1,40})\}",

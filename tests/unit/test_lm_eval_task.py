@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from regime_w import build_all_arms, build_prompt
-from regime_w.answers import extract_gold
+from regime_w.numbers.answers import extract_gold
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 

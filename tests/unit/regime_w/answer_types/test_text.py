@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regime_w.answer_types.positions import MAX_ANSWER_CHARS
+from regime_w.answer_types.stated_answers import MAX_ANSWER_CHARS
 from regime_w.answer_types.text import Text, normalised
 
 TEXT = Text()

@@ -20,12 +20,13 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from regime_w.numbers.boxes import are_rivals, number_in_box
+from regime_w.numbers.boxed import are_rivals, number_in_box
 from regime_w.numbers.claims import claimed, claimed_in_field
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import MAX_LINE, read_gold_line, read_line
-from regime_w.texts.blocks import BOX, HEADING, closing_brace, first_block
+from regime_w.texts.blocks import HEADING, first_block
+from regime_w.texts.boxes import BOX, boxes_and_elements, content, is_element
 from regime_w.texts.completions import completion_of, struck_number
 from regime_w.texts.denials import denial, is_rejection, is_unclaimed, is_withdrawal
 from regime_w.texts.marker import MARKER, after_marker
@@ -34,9 +35,6 @@ from regime_w.texts.markup import FACTORIAL
 _MAX_GOLD_BOXES = 100
 """A gold answer with more boxes is not a solution."""
 
-_BOX_OR_ELEMENT = re.compile(
-    rf"{BOX.pattern}|<answer>(?=[^<]{{0,{MAX_LINE}}}</answer>)", re.IGNORECASE
-)
 _ANSWER_IS = re.compile(
     r"(?:\b|(?<=_))answer\b[*_ ]{0,3}(?:is|was|equals|would be|:|=)[*_: ]{0,4}(?:\n[ \t]{0,8}){0,3}"
     r"|(?<![^\n])[#*_ ]{0,8}(?:the )?final[ _]answer[*_: ]{0,8}\n\s{0,8}"
@@ -153,18 +151,18 @@ def _explicit_answer(text: str) -> tuple[str | None, bool]:
     Returns:
         The text, and whether there is a box or an element.
     """
-    found = [*deque(_BOX_OR_ELEMENT.finditer(text), maxlen=2)]
+    found = [*deque(boxes_and_elements(text, MAX_LINE), maxlen=2)]
     if not found:
         return _stated(text), False
-    last = found[-1]
-    if last.group().endswith("{"):
-        boxes = [box for box in found if box.group().endswith("{")]
-        line = "" if len(boxes) == 2 and are_rivals(text, boxes) else number_in_box(text, last)
-        end = closing_brace(text, last.end(), MAX_LINE) or last.end()
-    else:
-        line = text[last.end() : text.index("<", last.end())]
-        end = text.index(">", last.end())
-    return "" if _is_withdrawn(read_line(line), text[end + 1 :]) else line, True
+    *before, last = found
+    held = content(text, last, MAX_LINE)
+    if held is None:
+        return "", True
+    line, end = held
+    if not is_element(last):
+        is_one_of_two = any(not is_element(box) and are_rivals(text, box, last) for box in before)
+        line = "" if is_one_of_two else number_in_box(text, last)
+    return "" if _is_withdrawn(read_line(line), text[end:]) else line, True
 
 
 def _stated(text: str) -> str | None:

@@ -16,8 +16,9 @@ from regime_w.texts.announcements import (
     is_stated,
     without_contrast,
 )
-from regime_w.texts.blocks import BOX, WORK_HEADING, closing_brace, first_block
-from regime_w.texts.denials import denial, has_correction, has_hedge, is_denied, says_instead
+from regime_w.texts.blocks import WORK_HEADING, first_block
+from regime_w.texts.boxes import are_alternatives, boxes_and_elements, content
+from regime_w.texts.denials import denial, has_hedge, is_denied, says_instead
 from regime_w.texts.marker import MARKER, after_marker
 from regime_w.texts.markup import without_markup
 from regime_w.texts.sentences import first_sentence, last_match, without_outer_marks
@@ -28,9 +29,6 @@ MAX_ANSWER_CHARS = 400
 _MAX_BEHIND = 160
 """The most characters behind a statement that are looked at."""
 
-_BOX = re.compile(
-    rf"{BOX.pattern}|<answer>(?=[^<]{{0,{MAX_ANSWER_CHARS}}}</answer>)", re.IGNORECASE
-)
 _VERB = re.compile(r"(?:is|was)", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
@@ -84,7 +82,7 @@ def states_in_form(text: str) -> bool:
 
 def states_gold(text: str) -> bool:
     """Whether a gold answer has a place of its own in a solution: a ``####``, a box or an element."""
-    return MARKER in text or _BOX.search(text) is not None
+    return MARKER in text or any(boxes_and_elements(text, MAX_ANSWER_CHARS))
 
 
 def _marked_answer(text: str, addition: re.Pattern[str] | None) -> StatedAnswer:
@@ -109,17 +107,15 @@ def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer 
 
 
 def _last_boxed(text: str) -> StatedAnswer | None:
-    """What the last box that is not denied holds; empty if all are denied, or if another on its line is its rival."""
-    boxes = [*_BOX.finditer(text)]
+    """What the last box that is not denied holds; empty if all are denied, or if it may only be an alternative to another."""
+    boxes = [*boxes_and_elements(text, MAX_ANSWER_CHARS)]
     claimed = (box for box in reversed(boxes) if _is_claimed(text, box))
     last, other = next(claimed, None), next(claimed, None)
     if last is None:
         return StatedAnswer("") if boxes else None
+    if other is not None and _are_rivals(text, other, last):
+        return StatedAnswer("")
     inner, end = _content(text, last)
-    if other is not None:
-        rival, other_end = _content(text, other)
-        if _are_rivals(rival, text[other_end : last.start()], inner):
-            return StatedAnswer("")
     return StatedAnswer(inner, text[end : end + _MAX_BEHIND], is_formatted=True)
 
 
@@ -137,21 +133,17 @@ def _is_claimed(text: str, box: re.Match[str]) -> bool:
 
 def _content(text: str, box: re.Match[str]) -> tuple[str, int]:
     """What a box holds, and where it ends; empty if it is not closed nearby."""
-    closing = "}" if box.group().endswith("{") else "</answer>"
-    end = (
-        closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
-        if closing == "}"
-        else text.index("<", box.end())
-    )
-    return ("", box.end()) if end is None else (text[box.end() : end].strip(), end + len(closing))
+    inner, end = content(text, box, MAX_ANSWER_CHARS) or ("", box.end())
+    return inner.strip(), end
 
 
-def _are_rivals(first: str, between: str, second: str) -> bool:
-    """Whether two boxes of a line hold different answers, with no word of correction or conclusion between them."""
-    if "\n" in between or has_correction(between):
+def _are_rivals(text: str, first: re.Match[str], second: re.Match[str]) -> bool:
+    """Whether two boxes hold different answers, and the second may only be an alternative to the first."""
+    held = content(text, first, MAX_ANSWER_CHARS)
+    if held is None or not are_alternatives(text, held[1], second.start()):
         return False
-    answers = {without_markup(each).strip(" ()$.").casefold() for each in (first, second)}
-    return len(answers) > 1
+    inner = (held[0], _content(text, second)[0])
+    return len({without_markup(each.strip()).strip(" ()$.").casefold() for each in inner}) > 1
 
 
 def _last_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer | None:

@@ -7,8 +7,8 @@ import re
 
 from regime_w.numbers.continuations import is_continued
 from regime_w.numbers.statements import MAX_LINE, read_line
-from regime_w.texts.blocks import closing_brace
-from regime_w.texts.denials import has_correction, has_no_answer, is_denied, is_one_of_several
+from regime_w.texts.boxes import are_alternatives, content
+from regime_w.texts.denials import has_no_answer, is_denied, is_one_of_several
 from regime_w.texts.markup import without_markup
 
 _CONTEXT = 120
@@ -27,7 +27,6 @@ _FACTOR_BEFORE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _MINUS_BEFORE = re.compile(r"(?:(?<![\w)\]}-])-[$({]*|(?:[=$(:]|\b(?:is|equals))\s*-[\s$({]*)\Z")
-_OR = re.compile(r"\bor\b|∨|\\lor\b")
 _OPERATOR_BEHIND = re.compile(
     r"(?:[-+*/×÷·]|\\(?:times|cdot|div)\b|(?:or|to|plus|minus|times)\s)[\s$]*[0-9\\]"
 )
@@ -44,12 +43,12 @@ def number_in_box(text: str, box: re.Match[str]) -> str:
         These braces; empty if the box is not closed nearby, if its surroundings make another number of it
         (``2\\boxed{5}``, ``\\boxed{5} million``), or if it is denied (``not \\boxed{5}``).
     """
-    end = closing_brace(text, box.end(), MAX_LINE)
-    if end is None:
+    held = content(text, box, MAX_LINE)
+    if held is None:
         return ""
-    inner = text[box.end() : end]
+    inner, end = held
     before = text[max(0, box.start() - _CONTEXT) : box.start()].rpartition("\n")[2]
-    behind = text[end + 1 : end + 1 + _CONTEXT].partition("\n")[0]
+    behind = text[end : end + _CONTEXT].partition("\n")[0]
     before = _OTHER_BOX.sub("}", before)
     # A digit stands in for the box, so that markup can be told from operators.
     before = without_markup(before + "0")[:-1]
@@ -68,19 +67,14 @@ def number_in_box(text: str, box: re.Match[str]) -> str:
     return f"{{{'-' if _MINUS_BEFORE.search(before) else ''}{inner}}}"
 
 
-def are_rivals(text: str, boxes: list[re.Match[str]]) -> bool:
-    """Whether two boxes of a line hold different numbers, with no word of correction or conclusion between them."""
-    first, second = boxes
-    end = closing_brace(text, first.end(), MAX_LINE)
-    if end is None or end >= second.start():
-        return False
-    between = text[end + 1 : second.start()]
-    if has_correction(between) or ("\n" in between and not _OR.search(between)):
+def are_rivals(text: str, first: re.Match[str], second: re.Match[str]) -> bool:
+    """Whether two boxes hold different numbers, and the second may only be an alternative to the first."""
+    held = content(text, first, MAX_LINE)
+    if held is None or not are_alternatives(text, held[1], second.start()):
         return False
     # Beside another box, a box may give no number by itself: "\boxed{3} or \boxed{5}".
-    alone = text[first.end() : end]
     values = {
-        read_line(number_in_box(text, first) or alone),
+        read_line(number_in_box(text, first) or held[0]),
         read_line(number_in_box(text, second)),
     }
     return None not in values and len(values) == 2

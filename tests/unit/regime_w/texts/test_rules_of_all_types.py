@@ -1,0 +1,40 @@
+"""Rules about the place of an answer that hold for every type of answer."""
+
+import pytest
+
+from regime_w.answer_types.answer_type import AnswerType
+from regime_w.answer_types.choice import Choice
+from regime_w.answer_types.mathematics import Mathematics
+from regime_w.answer_types.number import NUMBER
+from regime_w.answer_types.text import Text
+
+TYPES: list[tuple[AnswerType, str, str]] = [
+    (NUMBER, "18", "20"),
+    (Choice(), "B", "C"),
+    (Choice(("London", "Paris")), "B", "A"),
+    (Text(), "Paris", "London"),
+    (Mathematics(), "x+1", "x+2"),
+]
+GIVEN = [
+    # A box within another is no alternative to it, and neither is one that is never closed.
+    "\\boxed{{{other} \\boxed{{{}}}}}",
+    "\\boxed{{{other} \\boxed{{{}}}",
+    "\\boxed{{{other}}}\n\\boxed{{{}}}",
+]
+NOT_GIVEN = [
+    "\\boxed{{{other}}} or \\boxed{{{}}}",
+    "\\boxed{{{other}}}\nor\n\\boxed{{{}}}",
+    "$\\boxed{{{other}}}$ or\n\n$\\boxed{{{}}}$",
+]
+
+
+@pytest.mark.parametrize("text", GIVEN)
+@pytest.mark.parametrize(("kind", "answer", "other"), TYPES)
+def test_the_answer_is_found(text: str, kind: AnswerType, answer: str, other: str) -> None:
+    assert kind.extract(text.format(answer, other=other)) == kind.read(answer)
+
+
+@pytest.mark.parametrize("text", NOT_GIVEN)
+@pytest.mark.parametrize(("kind", "answer", "other"), TYPES)
+def test_two_answers_are_none(text: str, kind: AnswerType, answer: str, other: str) -> None:
+    assert kind.extract(text.format(answer, other=other)) is None
