@@ -244,8 +244,7 @@ def make_tiny_model(command: TinyModelCommand) -> None:
         from trainer.console.progress import step_lines
         from trainer.tiny_model.build import build_tiny_model
 
+    output, from_scratch = command.output, command.from_scratch
     with step_lines("tiny-model") as on_step:
-        folder = build_tiny_model(
-            command.output, on_step=on_step, from_scratch=command.from_scratch
-        )
+        folder = build_tiny_model(output, on_step=on_step, from_scratch=from_scratch)
     print(f"tiny base model in {folder}")

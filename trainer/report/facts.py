@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trainer.io.kept_settings import table_of
 from trainer.io.paths import read_plain
-from trainer.io.run_layout import FAILED_FOLDER, step_name
+from trainer.io.run_layout import FAILED_FOLDER, JOURNAL_FILE, step_name
 from trainer.report.run_record import RunRecord
 from trainer.run_state.journal import is_at_work
-from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.recorded_digests import recorded
 from trainer.run_state.recorded_rollouts import ROLLOUTS_FILE
 
@@ -93,23 +91,21 @@ def _failure(folder: Path, step: int) -> str | None:
 
 def num_steps_of(run: RunRecord) -> int | None:
     """How many steps the run will have; None if that is not known."""
-    if run.config is None:
-        return None
-    if run.command != "train-offline":
-        return run.config.run.num_steps
+    kept = run.offline_config
+    if kept is None:
+        return None if run.config is None else run.config.run.num_steps
     # Such a run is as long as its file.
-    rows, epochs = recorded(run.folder / ROLLOUTS_FILE), table_of(run.tables, "offline")
+    rows = recorded(run.folder / ROLLOUTS_FILE)
     if not isinstance(rows, list):
         return None
-    num_groups = len(rows) * int(epochs.get("num_epochs", 1))
-    return math.ceil(num_groups / run.config.rollout.questions_per_step)
+    return math.ceil(len(rows) * kept.offline.num_epochs / kept.rollout.questions_per_step)
 
 
 def kind_of(run: RunRecord) -> str:
     """What the run is, as its heading says."""
     return (
         "PPO with Regime W from collected rollouts"
-        if run.command == "train-offline"
+        if run.offline_config is not None
         else "Online PPO with Regime W"
     )
 
@@ -118,7 +114,7 @@ def setup_of(run: RunRecord) -> list[str]:
     """Which model the run trains, on what, and how fast."""
     if run.config is None:
         return []
-    of_file = run.tables.get("rollouts")
+    of_file = None if run.offline_config is None else run.offline_config.rollouts
     questions = run.config.data.source if of_file is None else of_file
     return [
         f"base {run.config.policy.base_model}",

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.data import is_built_in
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import OfflineRunConfig, TrainConfig
 from trainer.data.held_out import is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.base_record import BaseRecord, other_base, read_base
-from trainer.io.kept_settings import CONFIG_FILE, command_of, kept_tables
+from trainer.io.kept_settings import CONFIG_FILE, command_of, kept_tables, read_kept
 from trainer.io.metrics_file import METRICS_FILE, Metrics, read_with_late, with_late
 from trainer.io.run_layout import START_FOLDER, version_of_name
 
@@ -30,10 +30,10 @@ class RunRecord:
     """Metrics of each step, oldest first; empty only if `read_run` was called with ``with_steps=False``."""
     config_text: str | None
     """Content of ``config.toml``; None if there is none."""
-    tables: Mapping[str, Any] = field(default_factory=dict)
-    """``config.toml`` as it was parsed; empty if there is none."""
     config: TrainConfig | None
     """The parsed configuration; None if this version of the program cannot read it."""
+    offline_config: OfflineRunConfig | None = None
+    """The whole configuration of a run of `train-offline`; None of another run, or if it cannot be read."""
     has_evaluation: bool
     """Whether there is an evaluation file, readable or not."""
     evaluation: Evaluation | None
@@ -52,11 +52,6 @@ class RunRecord:
         values = self.series(name)
         latest = values[-max(1, len(values) // 4) :]
         return math.fsum(latest) / len(latest) if latest else None
-
-    @property
-    def command(self) -> str | None:
-        """The command that wrote the folder; None if that is not known."""
-        return command_of(self.tables)
 
     @property
     def compared(self) -> tuple[ModelResult, ModelResult] | None:
@@ -191,8 +186,8 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         folder=folder,
         rows=rows,
         config_text=None if tables is None else config_path.read_text("utf-8-sig"),
-        tables=tables or {},
         config=None if tables is None else _read_config(tables),
+        offline_config=_read_offline_config(config_path),
         has_evaluation=evaluation_path.is_file(),
         evaluation=evaluation if left_out is None else None,
         left_out=left_out,
@@ -211,6 +206,14 @@ def _read_config(tables: Mapping[str, Any]) -> TrainConfig | None:
         )
     except ValidationError:
         return None
+
+
+def _read_offline_config(path: Path) -> OfflineRunConfig | None:
+    try:
+        kept = read_kept(path)
+    except (FileNotFoundError, UsageError):
+        return None
+    return kept if isinstance(kept, OfflineRunConfig) else None
 
 
 def _read_evaluation(path: Path) -> Evaluation | None:
