@@ -82,7 +82,7 @@ class RegistryRecord(BaseModel):
     active_version: int | None = Field(default=None, ge=0, lt=NUM_VERSIONS)
     next_version: int = Field(default=0, ge=0, le=NUM_VERSIONS)
     base_fingerprint: str | None = Field(default=None, max_length=32)
-    """Fingerprint of the base that the versions are adapters of; None if it is not known, as in older records."""
+    """Fingerprint of the base that the versions are adapters of; None if it is not known."""
 
 
 def remove_path(path: Path) -> None:
@@ -190,12 +190,8 @@ class AdapterFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise AdapterDamaged(str(error)) from error
         found = {ADAPTER_WEIGHTS_FILE: sha256, ADAPTER_CONFIG_FILE: sha256_of_bytes(config_json)}
-        # A version stored by an older server has no digest of its configuration.
-        for name in dict.fromkeys((ADAPTER_WEIGHTS_FILE, *expected)):
-            if expected.get(name) != found.get(name):
-                raise AdapterDamaged(
-                    f"{name} has digest {found.get(name)}, expected {expected.get(name)}"
-                )
+        if found != expected:
+            raise AdapterDamaged(f"its files have the digests {found}, expected {expected}")
         return StagedAdapter(
             folder=folder, config_json=config_json, sha256=sha256, size_bytes=size_bytes
         )

@@ -10,6 +10,6 @@ class RequestBody(BaseModel):
 
 
 class ResponseBody(BaseModel):
-    """A response body or a part of one: unknown fields are ignored, so an older client reads a newer server."""
+    """A response body or a part of one: unknown fields are ignored, so a server may add some."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)

@@ -13,12 +13,12 @@ PromptFormatChoice = Literal["auto", "chat", "plain"]
 """``auto`` is chat where the model's tokenizer has a chat template."""
 
 
-def resolve_format(choice: PromptFormatChoice, *, has_chat_template: bool | None) -> PromptFormat:
+def resolve_format(choice: PromptFormatChoice, *, has_chat_template: bool) -> PromptFormat:
     """The format that a choice stands for.
 
     Args:
         choice: The choice in a request or a setting.
-        has_chat_template: Whether the model's tokenizer has one; None from a server that does not say.
+        has_chat_template: Whether the model's tokenizer has one.
     """
     if choice == "auto":
         return "chat" if has_chat_template else "plain"

@@ -1,7 +1,6 @@
 """The HTTP bodies that trainer and server exchange; loads neither torch nor vllm. Version None is the base."""
 
 from enum import StrEnum
-from operator import not_
 from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
@@ -63,9 +62,8 @@ class Question(RequestBody):
     id: str = Field(min_length=1, max_length=256)
     question: QuestionText
     gold: str | None = Field(default=None, max_length=65_536)
-    # Left out at their defaults: an older server, which does not know them, refuses unknown fields.
-    answer_type: AnswerTypeName = Field(default="number", exclude_if="number".__eq__)
-    choices: Choices = Field(default=(), exclude_if=not_)
+    answer_type: AnswerTypeName = "number"
+    choices: Choices = ()
     """The choices' texts, which ``question`` shows too; for the type ``choice``."""
 
 
@@ -85,8 +83,8 @@ class ArmsRequest(RequestBody):
     policy: PolicyReference = "latest"
     """``latest`` is the version that is active when a group starts."""
     prompt_format: PromptFormatChoice = "auto"
-    stop: StopStrings = Field(default=(), exclude_if=not_)
-    greedy: StrictBool = Field(default=False, exclude_if=not_)
+    stop: StopStrings = ()
+    greedy: StrictBool = False
     """Whether to take the likeliest token each time, whatever the arms' temperature and top_p."""
     return_tokens: StrictBool = True
     """Whether to return token ids and logprobs with the text."""
@@ -95,7 +93,7 @@ class ArmsRequest(RequestBody):
     stream: StrictBool = False
     """Whether to send each group when it is finished, as a line of NDJSON."""
     priority: Priority = Priority.AD_HOC
-    replica: StrictInt | None = Field(default=None, ge=0, lt=MAX_REPLICAS, exclude_if=_is_none)
+    replica: StrictInt | None = Field(default=None, ge=0, lt=MAX_REPLICAS)
     """Which of `ServerStatus.num_replicas` answers, from 0; null picks the least loaded one for each group."""
     timeout_s: StrictFloat | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time limit for the whole request, in seconds; null, or a higher one than the server's, means the server's."""
@@ -162,7 +160,7 @@ class ArmGroup(ResponseBody):
     replica: int | None = Field(default=None, exclude_if=_is_none)
     """Which of the server's several replicas generated it."""
     prompt_format: PromptFormat | None = None
-    """How its prompts were rendered; None from an older server."""
+    """How its prompts were rendered; None in rollouts that do not say."""
     stop: StopStrings = ()
     scores: GroupScoresBody | None = None
 
@@ -193,8 +191,8 @@ class Limits(ResponseBody):
     """For each priority."""
     max_questions: int
     max_samples_per_arm: int
-    max_completions: int | None = None
-    """In one request; None from an older server."""
+    max_completions: int
+    """In one request."""
     max_adapter_bytes: int
     max_body_bytes: int
     max_loaded_versions: int
@@ -211,8 +209,8 @@ class ServerStatus(ResponseBody):
     """Fingerprint of the base model's files, see `inference_server.wire.base_files`; None if not on disk."""
     base_dtype: str
     """The dtype to which the engine rounds adapter weights, e.g. ``float32``."""
-    has_chat_template: bool | None = None
-    """Whether it can render ``chat`` prompts; None from an older server."""
+    has_chat_template: bool
+    """Whether it can render ``chat`` prompts."""
     num_replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     """Copies of the model that answer side by side, each with all versions of its own (data parallelism)."""
     active_version: int | None

@@ -27,6 +27,7 @@ def status_with(**changes: object) -> ServerStatus:
         "boot_id": "b",
         "base_model": "m",
         "base_dtype": "float32",
+        "has_chat_template": False,
         "active_version": None,
         "next_version": 0,
         "versions": [],

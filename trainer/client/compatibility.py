@@ -33,7 +33,7 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
         UsageError: A limit is too low; the message names the setting and the server's flag.
     """
     limits = status.limits
-    if config.rollout.prompt_format == "chat" and status.has_chat_template is False:
+    if config.rollout.prompt_format == "chat" and not status.has_chat_template:
         raise UsageError(
             "rollout.prompt_format is chat, but the server's tokenizer has no chat template that can be "
             "used; serve the model with one, or set rollout.prompt_format to plain"

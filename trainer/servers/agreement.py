@@ -50,9 +50,8 @@ def combined_status(
     by_all = set.intersection(*held)
     actives = {status.active_version for status in statuses}
     limits = {
-        name: min(values)
+        name: min(getattr(status.limits, name) for status in statuses)
         for name in Limits.model_fields
-        if (values := [v for s in statuses if (v := getattr(s.limits, name)) is not None])
     }
     return first.model_copy(
         update={

@@ -323,7 +323,7 @@ async def test_servers_that_differ_are_refused_in_one_line(
 async def test_together_they_can_what_each_of_them_can() -> None:
     servers = servers_named("ab")
     servers[0].limit_change = {"max_completions": 64}
-    servers[1].limit_change = {"max_lora_rank": 8, "max_completions": None}
+    servers[1].limit_change = {"max_lora_rank": 8, "max_completions": 128}
     servers[1].status_change = {"num_replicas": 4}
     servers[0].held, servers[1].held = {1: "x", 2: "y"}, {1: "x", 2: "z", 6: "w"}
     async with pool_of(servers) as pool:
