@@ -26,7 +26,7 @@ have it, so that the time stays linear."""
 _NUM_SHOWN = 3
 _MANY_NEAR = 0.1
 """Near copies are named if they are at least this share of the evaluation questions: texts made from templates always
-have a few. Those of a built-in source are all from its templates, and are never named."""
+have a few. Those of a built-in source are all from its templates, and are neither named nor counted."""
 
 _SIGNS = str.maketrans(
     {
@@ -106,9 +106,10 @@ class Overlap:
             training: The source that is trained on.
             evaluation: The source of the questions that are asked.
         """
-        few = is_built_in(evaluation) or len(self.near) < _MANY_NEAR * self.num_questions
+        built_in = is_built_in(evaluation)
+        few = built_in or len(self.near) < _MANY_NEAR * self.num_questions
         if few and not self.exact:
-            near = f", {len(self.near)} nearly" if self.near else ""
+            near = f", {len(self.near)} nearly" if self.near and not built_in else ""
             return f"contamination: none of {self.num_questions} held-out questions is trained on{near}"
         text = f"contamination: of {self.num_questions} questions of {evaluation} (held out), "
         text += f"{len(self.exact) or 'none'} also in {training} (training)"
