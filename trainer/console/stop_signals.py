@@ -158,6 +158,7 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 
 
 def _say(line: str) -> None:
-    # Not by print, whose lock the main thread may hold.
+    # Not by print, whose lock the main thread may hold. On a terminal a bar, or the ^C that it shows, stands in the line.
     with suppress(OSError):  # Nobody reads it any more.
-        os.write(2, f"{line}\n".encode())
+        begin = "\n" if os.isatty(2) else ""
+        os.write(2, f"{begin}{line}\n".encode())

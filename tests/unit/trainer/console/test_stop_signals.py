@@ -1,6 +1,7 @@
 """A signal ends a wait at once, and other work once it is done; a second signal ends everything."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -105,3 +106,18 @@ def test_asked_twice_within_one_long_call_the_process_ends(number: signal.Signal
             process.kill()
     assert first.startswith(f"{number.name}: stopping")
     assert second.startswith(f"{number.name}: ended at once")
+
+
+def test_what_is_said_on_a_terminal_begins_below_the_bar() -> None:
+    terminal, inner = pty.openpty()
+    code = """
+import os, signal
+from trainer.console.stop_signals import stop_signals
+with stop_signals():
+    os.write(2, b"2/6 33%")
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    with open(terminal, "rb", buffering=0) as shown:
+        subprocess.run([sys.executable, "-c", code], stderr=inner, check=True)
+        os.close(inner)
+        assert shown.read(4096).startswith(b"2/6 33%\r\nSIGINT: stopping")
