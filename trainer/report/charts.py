@@ -12,12 +12,12 @@ from markupsafe import Markup
 _GRID = "rgba(128, 128, 128, 0.25)"
 COLOURS = (
     "#3b7dd8",
-    "#e07b39",
+    "#c9621c",
     "#2f9e63",
     "#c14b87",
     "#8a6bd1",
-    "#b39b1f",
-    "#2aa5b3",
+    "#8f7a10",
+    "#1b8a97",
     "#8d8d8d",
 )
 """Readable on white and on black."""

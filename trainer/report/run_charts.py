@@ -21,7 +21,8 @@ _PHASES = ("experience", "update")
 """Phases whose throughput is computed from their time; the throughput of generation is measured."""
 _NOTE_OF_FUNCTIONS = (
     "Mean over the completions of a step that have a reward, which is the weighted sum of what reward.functions gave; "
-    "base, coherence and length are the parts of regime_w alone."
+    "base, coherence and length are the parts of regime_w alone. A curve with a function's name is what that function "
+    "gave, before its weight."
 )
 
 CHARTS: Mapping[str, CurveChart] = {
@@ -32,8 +33,9 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "correct": CurveChart(
         title="Correctness and coherence",
-        note="Share of the completions that are correct, and the scores of their groups; if "
-        "agreement rises and correctness does not, the arms agree on wrong answers.",
+        note="Share of the completions that are correct and that give an answer, share of the groups with a correct "
+        "arm (pass@k), and the scores of the groups; if agreement rises and correctness does not, the arms agree on "
+        "wrong answers.",
         left=Axis(title="share, or score"),
     ),
     "arm_correct": CurveChart(
@@ -69,9 +71,15 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "update": CurveChart(
         title="Size of the update",
-        note="Share of tokens whose ratio was clipped, and how far one step moved the policy.",
+        note="Share of tokens whose ratio was clipped, and how far one step and its largest mini-batch moved the policy.",
         left=Axis(title="share of tokens"),
         right=Axis(title="nats per token"),
+    ),
+    "gradients": CurveChart(
+        title="Gradients and learning rate",
+        note="Norms of the gradients before they are clipped to ppo.max_grad_norm; the policy's learning rate.",
+        left=Axis(title="norm"),
+        right=Axis(title="learning rate"),
     ),
     "critic": CurveChart(
         title="Critic",
@@ -83,8 +91,10 @@ CHARTS: Mapping[str, CurveChart] = {
     "mismatch": CurveChart(
         title="Mismatch",
         note="Mean |difference| between the trainer's logprobs and those of the server that sampled, over the "
-        "rollouts, and over the completions that check each push. Under the same version, it is only numerical.",
+        "rollouts, and over the completions that check each push. Under the same version, it is only numerical. "
+        "Effective sample size: the share of the tokens that count after importance weighting.",
         left=Axis(title="nats per token", log=True),
+        right=Axis(title="share of the tokens", limits=(0.0, 1.05)),
     ),
     "staleness": CurveChart(
         title="Staleness",
@@ -114,14 +124,14 @@ CHARTS: Mapping[str, CurveChart] = {
         title="Groups without variance",
         note="Share of groups whose completions all have the same reward, so that nothing is learnt from them; "
         "shares of groups in which every arm is right, and in which every arm is wrong; and how many groups "
-        "were replaced.",
+        "were replaced, or were lost and requested again.",
         left=Axis(title="share of groups"),
         right=Axis(title="groups"),
     ),
     "throughput": CurveChart(
         title="Throughput by phase",
         note="Generated tokens of a step per second of generation, of computing logprobs and "
-        "values (experience), and of the update.",
+        "values, and of the update.",
         left=Axis(title="tokens per second"),
     ),
 }
