@@ -47,11 +47,24 @@ class RunRecord:
         """A metric's values over the steps that have it, oldest first."""
         return [row[name] for row in self.measured if name in row]
 
+    def first_quarter(self, name: str) -> float | None:
+        """A metric's mean over the first quarter of the steps that have it; None if no step has it."""
+        values = self.series(name)
+        earliest = values[: max(1, len(values) // 4)]
+        return math.fsum(earliest) / len(earliest) if earliest else None
+
     def last_quarter(self, name: str) -> float | None:
         """A metric's mean over the last quarter of the steps that have it; None if no step has it."""
         values = self.series(name)
         latest = values[-max(1, len(values) // 4) :]
         return math.fsum(latest) / len(latest) if latest else None
+
+    @property
+    def unreadable(self) -> str | None:
+        """A sentence that says that the evaluation cannot be read; None if it can, or there is none."""
+        if not self.has_evaluation or self.evaluation is not None or self.left_out is not None:
+            return None
+        return f"{EVALUATION_FILE} cannot be read: it is damaged, or another version wrote it. Evaluating again replaces it."
 
     @property
     def compared(self) -> tuple[ModelResult, ModelResult] | None:

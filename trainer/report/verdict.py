@@ -21,6 +21,7 @@ from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
 from trainer.evaluation.statistics import CONFIDENCE
 from trainer.evaluation.tables import p_value, signed
 from trainer.io.adapter_settings import training_data
+from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.run_layout import ADAPTERS_FOLDER, START_FOLDER, version_folders
 from trainer.report.findings.finding import Finding
 from trainer.report.findings.ranking import MEANINGLESS, findings_of
@@ -31,6 +32,11 @@ _POINTS_TO_SEE = 2.0
 """Effect for which an inconclusive verdict states the number of questions needed."""
 _POWER_Z, _CONFIDENCE_Z = float(norm.isf(0.2)), float(norm.isf((1 - CONFIDENCE) / 2))
 """Normal quantiles of 80% power and of the test's two-sided level."""
+
+_ASSUMED = (
+    f"The run's settings are not known, because this version finds no {CONFIG_FILE} that it can read: the values of "
+    "settings in the findings are the defaults, not the run's."
+)
 
 
 class Outcome(StrEnum):
@@ -61,6 +67,8 @@ class Verdict:
     """A sentence that says that the questions are not from the run's source; None unless that is known."""
     findings: tuple[Finding, ...]
     """The likeliest cause first."""
+    assumed: str | None
+    """A sentence that says that the findings name default settings, because the run's are not known; None if they are."""
     is_paired: bool
     """Whether the answer is that of the paired test of ``evaluation.json``."""
 
@@ -87,6 +95,7 @@ def verdict_of(run: RunRecord) -> Verdict:
         evidence=evidence,
         other_data=run.other_data() if paired else None,
         findings=findings,
+        assumed=_ASSUMED if findings and run.config is None else None,
         is_paired=paired is not None,
     )
 
@@ -124,7 +133,7 @@ def _paired(run: RunRecord) -> tuple[Outcome, str, str] | None:
 
 def _unpaired(run: RunRecord) -> tuple[Outcome, str, str]:
     """The judgement of the run's own evaluations, and how to get a paired test."""
-    said = [run.left_out or ""]
+    said = [run.left_out or run.unreadable or ""]
     if run.evaluation is not None:
         said = [f"{EVALUATION_FILE} does not compare an adapter of the run with the run's start."]
     evaluations = own_evaluations(run.measured)
@@ -220,5 +229,7 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
     print_line(console, f"Is RL helping? {' '.join(said)}")
     if verdict.cause is not None:
         print_line(console, f"Most likely cause: {verdict.cause.title}")
+    if verdict.assumed is not None:
+        print_line(console, verdict.assumed)
     for finding in verdict.findings:
         print_line(console, f"- {finding.title}. {finding.evidence} → {finding.change}")

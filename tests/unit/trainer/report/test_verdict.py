@@ -592,6 +592,20 @@ def test_missing_metrics_are_no_finding() -> None:
     assert findings_of(run, helps=False) == ()
 
 
+def test_findings_of_a_run_without_its_settings_say_that_they_name_defaults() -> None:
+    def truncated(step: int) -> Metrics:
+        return {"rollout/truncated": 0.5}
+
+    known = record(truncated)
+    assert verdict_of(known).assumed is None
+    unknown = verdict_of(dataclasses.replace(known, config=None))
+    assert unknown.findings
+    assert "are the defaults, not the run's" in (unknown.assumed or "")
+    shown = io.StringIO()
+    print_verdict(unknown, Console(file=shown, width=1000))
+    assert "The run's settings are not known" in shown.getvalue()
+
+
 def test_few_steps_are_not_judged() -> None:
     def bad(step: int) -> Metrics:
         return {"ppo/reference_kl": 1e3}
