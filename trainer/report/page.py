@@ -29,6 +29,7 @@ from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.facts import kind_of, progress_of, setup_of
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
+from trainer.report.summary import incidents_of, summary_of
 from trainer.report.verdict import Verdict, print_verdict, verdict_of
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow
 
@@ -121,11 +122,14 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
         kind=kind_of(run),
         progress=progress_of(run, live=state is not None),
         setup=setup_of(run),
+        summary=summary_of(run),
+        incidents=incidents_of(run),
         config=run.config_text,
         verdict=verdict,
         has_evaluation=run.has_evaluation,
         evaluation=evaluation,
         left_out=run.left_out,
+        unreadable=run.unreadable,
         other_data=run.other_data(),
         tables=() if evaluation is None else tables_of(evaluation),
         evaluation_charts=() if evaluation is None else evaluation_charts(evaluation),

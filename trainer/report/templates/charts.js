@@ -7,6 +7,15 @@
     };
   }
 
+  // Whoever drags a finger over a chart wants to scroll; with a mouse, dragging zooms.
+  const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom";
+
+  function sayUndrawn({ message }) {
+    const said = document.getElementById("undrawn");
+    // The first error is the cause of the others.
+    if (!said.textContent) said.textContent = `The charts cannot be drawn: ${message}.`;
+  }
+
   // Draws a chart, or redraws it from the present content of its script element; arms that the reader asked for stay shown.
   function draw(chart) {
     const figure = JSON.parse(chart.nextElementSibling.textContent);
@@ -14,8 +23,12 @@
     if (button?.getAttribute("aria-pressed") === "true") {
       for (const trace of figure.data) if (trace.meta === "on demand") trace.visible = true;
     }
-    const layout = { ...figure.layout, ...colours(), uirevision: "kept" };
-    Plotly.react(chart, figure.data, layout, { displayModeBar: false, responsive: true });
+    const layout = { ...figure.layout, ...colours(), dragmode, uirevision: "kept" };
+    try {
+      Plotly.react(chart, figure.data, layout, { displayModeBar: false, responsive: true });
+    } catch (error) {
+      sayUndrawn(error);
+    }
   }
 
   const drawAll = () => document.querySelectorAll(".chart").forEach(draw);

@@ -1,8 +1,10 @@
   const POLL_MS = 2000;
   const part = (page, name) => page.getElementById(`part-${name}`);
-  const NAMES = ["progress", "verdict", "evaluation", "curves", "transcripts"];
+  const NAMES = ["progress", "settings", "verdict", "evaluation", "summary", "curves", "transcripts"];
   const shown = Object.fromEntries(NAMES.map((name) => [name, part(document, name).innerHTML]));
   let state = document.body.dataset.state;
+  // The parts of the newest page that are not shown yet; one that the reader is using is replaced in a later poll.
+  const waiting = new Map();
   drawAll();
 
   const ids = (page) => [...page.querySelectorAll(".chart")].map((chart) => chart.id).join();
@@ -16,7 +18,9 @@
 
   function replacePart(name, next) {
     const old = part(document, name), source = next.innerHTML;
-    if (source === shown[name] || (name !== "curves" && isInUse(old))) return;
+    if (source !== shown[name] && name !== "curves" && isInUse(old)) return;
+    waiting.delete(name);
+    if (source === shown[name]) return;
     shown[name] = source;
     if (name !== "curves" || ids(old) !== ids(next)) {
       old.replaceWith(next);
@@ -48,9 +52,10 @@
       const now = await (await ask("state")).json();
       if (now.state !== state && !document.hidden) {
         const next = new DOMParser().parseFromString(await (await ask(".")).text(), "text/html");
-        for (const name of NAMES) replacePart(name, part(next, name));
+        for (const name of NAMES) waiting.set(name, part(next, name));
         state = next.body.dataset.state;
       }
+      for (const [name, next] of waiting) replacePart(name, next);
       const age = now.age_s === null ? "" : ` The newest step ended ${ago(now.age_s)} ago.`;
       document.getElementById("age").textContent = `${now.is_running === false ? "Not running." : "Live."}${age}`;
       document.getElementById("lost").textContent = "";

@@ -370,7 +370,7 @@ def test_every_curve_can_be_seen_and_read(run: Path) -> None:
 def test_tables_can_be_scrolled_by_keyboard_and_have_names(run: Path) -> None:
     write_evaluation(run, {"SFT": [False], "PPO": [True]})
     html = report_run(run, QUIET).read_text()
-    assert html.count('<div class="scroll" tabindex="0" role="region" aria-labelledby="table-') == 2
+    assert html.count('<div class="scroll" tabindex="0" role="region" aria-labelledby="table-') == 3
 
 
 def test_completions_without_a_judgement_or_an_answer_say_so(run: Path) -> None:
@@ -408,6 +408,23 @@ def test_parts_sum_to_the_reward_only_without_other_functions(
     assert ("parts of regime_w alone" in text) is bool(functions)
 
 
+def test_each_reward_function_is_a_curve_and_a_row(run: Path) -> None:
+    functions = {"reward_function/regime_w": 1.0, "reward_function/brevity": -0.5}
+    write_lines(run / "metrics.jsonl", [metrics(step, **functions) for step in (1, 2)])
+    page = page_of(run)
+    shown = {trace["name"]: trace["y"] for trace in traces_of(page, "brevity")}
+    assert shown["brevity"] == [-0.5, -0.5]
+    assert {"reward", "regime_w"} <= set(shown)
+    assert "reward of brevity" in page.text
+
+
+def test_text_of_any_direction_begins_on_its_own_side(run: Path) -> None:
+    write_lines(run / "rollouts/step-000001.jsonl", [group(1)])
+    html = report_run(run, QUIET).read_text()
+    # Question, gold solution, answer and completion.
+    assert html.split("Sample transcripts")[1].count('dir="auto"') == 4
+
+
 def test_a_pair_of_questions_shows_how_the_other_question_was_answered(run: Path) -> None:
     row = group(1)
     arms = len(row["arm_outputs"])
@@ -425,7 +442,8 @@ def test_a_pair_of_questions_shows_how_the_other_question_was_answered(run: Path
 def test_a_broken_evaluation_is_reported_and_the_curves_are_still_drawn(run: Path) -> None:
     (run / "evaluation.json").write_text('{"models"')
     page = page_of(run)
-    assert "evaluation.json could not be read" in page.text
+    said = "evaluation.json cannot be read: it is damaged, or another version wrote it."
+    assert page.text.count(said) == 2  # in the verdict too
     assert page.tags.count("figure") == NUM_CURVES
 
 
