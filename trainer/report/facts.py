@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trainer.console.progress import duration
 from trainer.io.paths import read_plain
 from trainer.io.run_layout import FAILED_FOLDER, JOURNAL_FILE, step_name
 from trainer.report.run_record import RunRecord
@@ -122,11 +123,3 @@ def setup_of(run: RunRecord) -> list[str]:
         f"{'questions' if of_file is None else 'rollouts'} {questions}",
         f"learning rate {run.config.ppo.learning_rate:g}",
     ]
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``9 h 12 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

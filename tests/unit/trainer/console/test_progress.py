@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from trainer.console.progress import step_lines
+from trainer.console.progress import duration, step_lines
 
 
 def test_lines_in_a_log_say_how_long_it_still_takes(
@@ -19,3 +19,11 @@ def test_lines_in_a_log_say_how_long_it_still_takes(
         "sft step 60/100 loss 0.5000, 84 s left",
         "sft step 100/100 loss 0.5000, 0 s left",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (99.4, "99 s"), (99.5, "2 min"), (5969, "99 min"), (33120, "9 h 12 min")],
+)
+def test_a_duration(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

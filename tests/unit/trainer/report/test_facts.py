@@ -10,7 +10,7 @@ import pytest
 from trainer.config.sections import OfflineRunConfig
 from trainer.errors import UsageError
 from trainer.io.kept_settings import as_toml
-from trainer.report.facts import duration, kind_of, progress_of, setup_of
+from trainer.report.facts import kind_of, progress_of, setup_of
 from trainer.report.run_record import read_run
 from trainer.run_state.journal import Journal
 
@@ -105,11 +105,3 @@ def test_the_folder_of_an_sft_is_no_run(tmp_path: Path) -> None:
         UsageError, match=r"is an SFT, not a run: its losses are in .*metrics.jsonl"
     ):
         read_run(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "1 h 30 min"), (33120, "9 h 12 min")],
-)
-def test_a_duration(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
