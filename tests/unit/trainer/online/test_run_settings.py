@@ -209,7 +209,7 @@ def test_the_critics_rollouts_are_needed_only_with_a_critic(
             {"ppo": {"critic_rollouts": "no.jsonl"}},
             r"ppo\.critic_rollouts: no\.jsonl: no such file",
         ),
-        ({"policy": {"adapter": "no-adapter"}}, "policy.adapter: no-adapter"),
+        ({"policy": {"adapter": "no-adapter"}}, r"policy\.adapter no-adapter"),
         ({"data": {"source": "no.jsonl"}}, r"data source 'no\.jsonl'"),
     ],
 )

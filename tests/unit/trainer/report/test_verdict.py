@@ -469,13 +469,22 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
     ),
     (
         "zero_variance",
-        lambda step: {"rollout/zero_variance_groups": 0.8, "reward/correct": 0.8 + 0.01 * step},
+        lambda step: {
+            "rollout/zero_variance_groups": 0.8,
+            "reward/correct": 0.8 + 0.01 * step,
+            "rollout/all_correct_groups": 0.6,
+            "rollout/all_wrong_groups": 0.2,
+        },
         {},
         ("80% of the groups", "harder questions", "Or turn on rollout.dynamic_sampling"),
     ),
     (
         "zero_variance",
-        lambda step: {"rollout/zero_variance_groups": 0.8},
+        lambda step: {
+            "rollout/zero_variance_groups": 0.8,
+            "rollout/all_correct_groups": 0.2,
+            "rollout/all_wrong_groups": 0.6,
+        },
         {"rollout": {"dynamic_sampling": True}},
         ("57% of all completions are correct", "easier questions"),
     ),
