@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 
 from inference_server.adapters.full_disk import full_disk_named
+from inference_server.adapters.identity import AdapterIdentity
 from inference_server.adapters.storage import (
     AdapterDamaged,
     AdapterFolder,
@@ -19,7 +20,7 @@ from inference_server.adapters.storage import (
 )
 from inference_server.adapters.tidying import Tidying
 from inference_server.adapters.validation import validate_adapter
-from inference_server.adapters.versions import AdapterIdentity, LoadedVersions
+from inference_server.adapters.versions import LoadedVersions
 from inference_server.engine import AdapterRejected, EngineTraits
 from inference_server.errors import Conflict, InvalidAdapter
 from inference_server.wire.adapters.infos import AdapterInfo, AdapterList

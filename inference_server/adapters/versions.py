@@ -5,20 +5,18 @@ cache is keyed by both, so other weights under a reused name would be served cac
 """
 
 import asyncio
-import hashlib
 import itertools
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
+from inference_server.adapters.identity import AdapterIdentity
 from inference_server.adapters.probe import require_finite
 from inference_server.adapters.storage import AdapterFolder, StagedAdapter, remove_path
 from inference_server.engine import Engine, EngineAdapter
 from inference_server.errors import Busy, NotFound
-from inference_server.wire.adapters.adapter_config import AdapterConfig
 from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 
@@ -28,26 +26,6 @@ _FIELD = "version"
 
 # Longest time between the end of a completion and the arrival of its abort in the engine, with a wide margin.
 _ABORT_GRACE_S = 0.2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdapterIdentity:
-    """Two uploads of a version are the same adapter if their identities are equal.
-
-    One is kept for every version that a server ever had, so it has digests only.
-    """
-
-    sha256: str
-    """Of the weights file."""
-    config_sha256: str
-    """Of what counts in the configuration."""
-    rank: int
-
-    @classmethod
-    def of(cls, sha256: str, config: AdapterConfig) -> Self:
-        """The identity of an adapter whose weights file has a digest."""
-        config_sha256 = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
-        return cls(sha256=sha256, config_sha256=config_sha256, rank=config.r)
 
 
 @dataclass(kw_only=True, slots=True)
