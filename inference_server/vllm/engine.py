@@ -1,7 +1,6 @@
 """vLLM behind the `Engine` protocol.
 
-Written against vLLM 0.32. Uses only ``AsyncLLM``'s public methods, with two exceptions: requests are counted in its
-output processor, which sees those of every route, and adapter calls go to every replica through its core's client.
+Written against vLLM 0.32; `inference_server.vllm` says what the package uses that is not public there.
 """
 
 import asyncio
