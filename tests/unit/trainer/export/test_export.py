@@ -288,7 +288,7 @@ def test_the_folders_of_a_machine_are_cut_from_settings_that_name_files_and_from
     assert found["rollout"]["arms"] == [arm]
 
 
-@pytest.mark.parametrize("held_out", ["/secret/held_out.jsonl", "word-problems"])
+@pytest.mark.parametrize("held_out", ["/secret/held_out.jsonl", "null"])
 def test_a_card_says_where_other_questions_were_asked_without_folders(
     held_out: str, run: Path, tmp_path: Path
 ) -> None:

@@ -78,15 +78,6 @@ def test_another_context_is_no_change_of_the_data(then: int, now: int, tmp_path:
     assert warnings(tmp_path, RECORDS, HELD_OUT, num_too_long=now) == []
 
 
-def test_a_record_of_only_what_fitted_the_context_is_compared_with_what_fits(
-    tmp_path: Path,
-) -> None:
-    """As earlier versions wrote it."""
-    assert warnings(tmp_path, RECORDS[:3], HELD_OUT) == []
-    assert warnings(tmp_path, RECORDS, HELD_OUT, num_too_long=1) == []
-    assert warnings(tmp_path, RECORDS[:3], HELD_OUT) != []
-
-
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"data.source": 5}'])
 def test_a_record_that_cannot_be_read_is_begun_again(content: bytes, tmp_path: Path) -> None:
     (tmp_path / QUESTIONS_FILE).write_bytes(content)
