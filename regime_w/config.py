@@ -40,6 +40,11 @@ class RewardConfig(BaseModel):
     free_words: int = Field(default=400, ge=0)
     """Generated words without penalty."""
 
+    @property
+    def score_weights(self) -> dict[str, float]:
+        """The weights of the scores, by the names that `regime_w.s_wm_for_question` gives them."""
+        return {"w_end": self.w_end, "w_path": self.w_path, "w_cf": self.w_cf}
+
     @model_validator(mode="after")
     def _weights_sum_to_one(self) -> Self:
         total = self.w_end + self.w_path + self.w_cf

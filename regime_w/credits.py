@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from regime_w.config import Credit, RewardConfig
-from regime_w.group import GroupScores, ReadArm, combine, score_arms
+from regime_w.group import GroupScores, ReadArm, score_arms
+from regime_w.scores import s_wm_for_question
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def arm_parts(
             # A lone arm agrees with itself in the recipe; otherwise the score abstains.
             agree = (counts[arm.answer] - 1) / num_others if num_others else scores.s_end
             path = scores.s_path if scores.arm_paths is None else scores.arm_paths[index]
-            coherence = combine(agree, path, scores.s_cf, config)
+            coherence = s_wm_for_question(agree, path, scores.s_cf, **config.score_weights)
             base, bonus = config.correct_bonus, config.coherence_weight * (coherence or 0.0)
         parts.append(RewardParts(base, bonus, -_length_penalty(arm.num_words, config)))
     return tuple(parts)

@@ -19,9 +19,9 @@ from regime_w.cross_check import CrossCheck, cross_check, settings_of
 from regime_w.numbers.numerals import canonical
 from regime_w.reasoning import ReasoningPath, path_scores, read_path
 from regime_w.scores import (
+    ORIGINAL_S_CF,
     num_agreeing_pairs,
     num_pairs,
-    s_cf_for_question,
     s_end_for_question,
     s_path_for_question,
     s_wm_for_question,
@@ -172,7 +172,7 @@ def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig
     arm_paths: tuple[float, ...] | None = None
     abstentions: list[str] = []
     if formulas == "original":
-        check = CrossCheck(s_cf_for_question([arm.output for arm in arms]), None, None)
+        check = CrossCheck(ORIGINAL_S_CF, None, None)
         s_path = s_path_for_question([arm.output.reasoning for arm in arms])
     else:
         check = _cross_check(arms)
@@ -193,7 +193,7 @@ def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig
         s_end=s_end,
         s_path=s_path,
         s_cf=check.score,
-        s_wm=combine(s_end, s_path, check.score, config),
+        s_wm=s_wm_for_question(s_end, s_path, check.score, **config.score_weights),
         answers=answers,
         correct=_correct(arms),
         arm_paths=arm_paths,
@@ -203,15 +203,6 @@ def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig
         cross_family_agreement=across,
         chsh=check.chsh,
         abstentions=tuple(abstentions),
-    )
-
-
-def combine(
-    s_end: float | None, s_path: float | None, s_cf: float | None, config: RewardConfig
-) -> float | None:
-    """`s_wm_for_question` with the weights of a configuration."""
-    return s_wm_for_question(
-        s_end, s_path, s_cf, w_end=config.w_end, w_path=config.w_path, w_cf=config.w_cf
     )
 
 

@@ -8,6 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from regime_w.arms import ArmOutput, read_arm_outputs
+from regime_w.config import RewardConfig
+
+ORIGINAL_S_CF = 0.5
+"""The recipe's cross-check, which is the same for every group."""
+
+_DEFAULTS = RewardConfig()
 
 
 def num_pairs(count: int) -> int:
@@ -51,13 +57,13 @@ def s_path_for_question(reasonings: Sequence[str]) -> float:
 
 
 def s_cf_for_question(arm_outputs: Sequence[ArmOutput | Mapping[str, object]]) -> float:
-    """Scores the counterfactual cross-check, which in the recipe is 0.5 for every group.
+    """Scores the counterfactual cross-check, which in the recipe is `ORIGINAL_S_CF` for every group.
 
     Raises:
         ValueError: An arm output is invalid.
     """
     read_arm_outputs(arm_outputs)
-    return 0.5
+    return ORIGINAL_S_CF
 
 
 def s_wm_for_question(
@@ -65,9 +71,9 @@ def s_wm_for_question(
     s_path: float | None,
     s_cf: float | None,
     *,
-    w_end: float = 0.4,
-    w_path: float = 0.3,
-    w_cf: float = 0.3,
+    w_end: float = _DEFAULTS.w_end,
+    w_path: float = _DEFAULTS.w_path,
+    w_cf: float = _DEFAULTS.w_cf,
 ) -> float | None:
     """Combines the scores: ``s_wm = 0.4 s_end + 0.3 s_path + 0.3 s_cf``.
 
