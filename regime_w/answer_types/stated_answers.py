@@ -1,4 +1,4 @@
-r"""Where a completion states its answer, whatever the answer's type.
+r"""Where a completion states an answer that may be words; `regime_w.numbers.answers` finds one that is a number.
 
 The first rule that applies gives the position: after the last ``####`` (see `regime_w.texts.marker`), in
 the last ``\boxed{}`` or ``<answer></answer>``, after the last "answer is" or under the last heading "Final
@@ -12,22 +12,20 @@ from dataclasses import dataclass
 from regime_w.texts.announcements import (
     ANSWER_IS,
     clause_start,
-    field_value,
+    first_line,
     is_stated,
     without_contrast,
 )
-from regime_w.texts.blocks import WORK_HEADING, first_block
+from regime_w.texts.blocks import WORK_HEADING
 from regime_w.texts.boxes import are_alternatives, boxes_and_elements, content
-from regime_w.texts.denials import denial, has_hedge, is_denied, says_instead
+from regime_w.texts.denials import MAX_BEHIND, denial, has_hedge, is_denied, says_instead
+from regime_w.texts.fields import field_value, is_in_object
 from regime_w.texts.marker import MARKER, after_marker
 from regime_w.texts.markup import without_markup
 from regime_w.texts.sentences import first_sentence, last_match, without_outer_marks
 
 MAX_ANSWER_CHARS = 400
 """A longer statement is prose, not an answer."""
-
-_MAX_BEHIND = 160
-"""The most characters behind a statement that are looked at."""
 
 _VERB = re.compile(r"(?:is|was)", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
@@ -98,7 +96,7 @@ def _marked_answer(text: str, addition: re.Pattern[str] | None) -> StatedAnswer:
     start = text.rindex(MARKER)
     inner = _boxed_or_said(line, addition)
     stated = without_outer_marks(line, text, start) if inner is None else inner.line
-    behind = text[start:].partition(line)[2][:_MAX_BEHIND]
+    behind = text[start:].partition(line)[2][:MAX_BEHIND]
     return StatedAnswer(stated, behind, is_marked=True, is_formatted=True)
 
 
@@ -116,7 +114,7 @@ def _last_boxed(text: str) -> StatedAnswer | None:
     if other is not None and _are_rivals(text, other, last):
         return StatedAnswer("")
     inner, end = _content(text, last)
-    return StatedAnswer(inner, text[end : end + _MAX_BEHIND], is_formatted=True)
+    return StatedAnswer(inner, text[end : end + MAX_BEHIND], is_formatted=True)
 
 
 def _is_claimed(text: str, box: re.Match[str]) -> bool:
@@ -124,7 +122,7 @@ def _is_claimed(text: str, box: re.Match[str]) -> bool:
     clause = text[clause_start(text, box.start()) : box.start()]
     said = last_match(ANSWER_IS, clause)
     _, end = _content(text, box)
-    behind = text[end : end + _MAX_BEHIND].lstrip(" $")
+    behind = text[end : end + MAX_BEHIND].lstrip(" $")
     is_wrong = _VERB.match(behind) and is_denied("", behind)
     if is_wrong or is_denied(clause, ""):
         return False
@@ -151,39 +149,33 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer | No
     denials: list[str] = []
     end = len(text)
     for found in reversed([*ANSWER_IS.finditer(text)]):
+        if found["field"] and not is_in_object(text, found.start()):
+            continue
         start, clause = found.end(), clause_start(text, found.start())
         before = text[clause : found.start()]
         if is_stated(before):
             # "The answer is B. The incorrect option is A."
             window = text[start : min(end, start + MAX_ANSWER_CHARS)]
-            if found["quote"]:
+            if found["field"]:
                 value, behind = field_value(text, start)
-                return StatedAnswer(value, behind[:_MAX_BEHIND])
-            line = _first_line(window, is_below="\n" in found.group())
+                return StatedAnswer(value, behind[:MAX_BEHIND])
+            line = first_line(window, is_below="\n" in found.group())
             sentence, rest = first_sentence(line)
             sentence = without_contrast(without_outer_marks(sentence, text, start))
             if not denial(sentence):
                 if any(_is_contradicted(sentence, denied) for denied in denials):
                     return StatedAnswer("")
-                behind = text[start : start + MAX_ANSWER_CHARS + _MAX_BEHIND].partition(
+                behind = text[start : start + MAX_ANSWER_CHARS + MAX_BEHIND].partition(
                     line or "\n"
                 )[2]
                 return StatedAnswer(
                     _without_addition(sentence, addition),
-                    (rest + behind)[:_MAX_BEHIND],
+                    (rest + behind)[:MAX_BEHIND],
                     is_label=found["label"] is not None and not _WORD.search(before),
                 )
             denials.append(sentence)
         end = clause
     return StatedAnswer("") if denials else None
-
-
-def _first_line(window: str, *, is_below: bool) -> str:
-    """The rest of the line behind an "answer is", or the block below it; empty if that is a list."""
-    if not is_below:
-        return window.partition("\n")[0]
-    lines = [line for line in window.splitlines() if line.strip()]
-    return first_block(lines)[0] if lines else ""
 
 
 def _without_addition(sentence: str, addition: re.Pattern[str] | None) -> str:

@@ -1,4 +1,4 @@
-r"""Finds the answer in a text and reads it exactly.
+r"""Finds the answer that is one number in a text and reads it exactly.
 
 It is looked for in what `regime_w.texts.completions` leaves of a completion: not in thoughts, nor in what is struck out
 or follows the end of the turn. The first rule that applies gives the position of the answer:
@@ -25,25 +25,18 @@ from regime_w.numbers.claims import claimed, claimed_in_field
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import MAX_LINE, read_gold_line, read_line
-from regime_w.texts.blocks import HEADING, first_block
+from regime_w.texts.announcements import ANSWER_IS, first_line
+from regime_w.texts.blocks import HEADING
 from regime_w.texts.boxes import BOX, boxes_and_elements, content, is_element
 from regime_w.texts.completions import completion_of, struck_number
-from regime_w.texts.denials import denial, is_rejection, is_unclaimed, is_withdrawal
+from regime_w.texts.denials import MAX_BEHIND, denial, is_rejection, is_unclaimed, is_withdrawal
 from regime_w.texts.marker import MARKER, after_marker
 from regime_w.texts.markup import FACTORIAL
 
 _MAX_GOLD_BOXES = 100
 """A gold answer with more boxes is not a solution."""
 
-_ANSWER_IS = re.compile(
-    r"(?:\b|(?<=_))answer\b[*_ ]{0,3}(?:is|was|equals|would be|:|=)[*_: ]{0,4}(?:\n[ \t]{0,8}){0,3}"
-    r"|(?<![^\n])[#*_ ]{0,8}(?:the )?final[ _]answer[*_: ]{0,8}\n\s{0,8}"
-    r"|(?P<key>[\"'](?:final[_ ]?)?answer[\"']\s{0,4}:)",
-    re.IGNORECASE,
-)
 _CLAUSE_END = re.compile(rf"[,;](?=\s)|{SENTENCE_END.pattern}")
-_AFTER_STATEMENT = 160
-"""The most characters behind a statement that may withdraw it."""
 _BEFORE_STATEMENT = 80
 """The most characters before an "answer is" that are looked at."""
 _MAX_STATEMENTS = 20
@@ -169,7 +162,8 @@ def _stated(text: str) -> str | None:
     """What the last claim gives; None if there is no claim or no number follows, empty if it cannot be read."""
     claim: re.Match[str] | None = None
     denied: re.Match[str] | None = None
-    for stated in deque(_ANSWER_IS.finditer(text), maxlen=_MAX_STATEMENTS):
+    found = (each for each in ANSWER_IS.finditer(text) if not (each["label"] or each["short"]))
+    for stated in deque(found, maxlen=_MAX_STATEMENTS):
         before = text[max(0, stated.start() - _BEFORE_STATEMENT) : stated.start()]
         if is_unclaimed(before) or denial(text, stated.end()):
             denied = stated
@@ -177,7 +171,7 @@ def _stated(text: str) -> str | None:
             claim, denied = stated, None
     if claim is None:
         return None
-    if claim["key"]:
+    if claim["field"]:
         return claimed_in_field(text[claim.end() : claim.end() + MAX_LINE])
     sentence = _sentence(text, claim)
     answer = claimed(sentence)
@@ -195,7 +189,7 @@ def _stated(text: str) -> str | None:
 
 def _is_withdrawn(answer: str | None, behind: str) -> bool:
     """Whether what follows an answer takes it back, as in "18. No, it's 20."."""
-    behind = behind[:_AFTER_STATEMENT]
+    behind = behind[:MAX_BEHIND]
     if answer is None or is_rejection(behind):
         return answer is not None
     if not is_withdrawal(behind) or not any(map(str.isdigit, behind)):
@@ -206,7 +200,5 @@ def _is_withdrawn(answer: str | None, behind: str) -> bool:
 def _sentence(text: str, stated: re.Match[str]) -> str:
     """The rest of the sentence behind an "answer is"."""
     window = text[stated.end() : stated.end() + MAX_LINE]
-    line = window.partition("\n")[0]
-    if "\n" in stated.group():
-        line = first_block([line for line in window.splitlines() if line.strip()] or [""])[0]
+    line = first_line(window, is_below="\n" in stated.group())
     return SENTENCE_END.split(FACTORIAL.sub(" factorial", line), maxsplit=1)[0]

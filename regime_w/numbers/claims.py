@@ -14,6 +14,7 @@ from regime_w.numbers.statements import (
 )
 from regime_w.texts.completions import STRUCK
 from regime_w.texts.denials import has_hedge, is_replacement
+from regime_w.texts.fields import FIELD_VALUE
 from regime_w.texts.markup import without_markup
 
 _EXPLANATION = re.compile(r"[,;(](?=\s*[A-Za-z])| (?:because|since|as|which|so) ")
@@ -69,9 +70,6 @@ _NO_NUMBER = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_FIELD_VALUE = re.compile(
-    r"""\s*"((?:[^"\\\n]|\\.)*+)"|\s*'([^'\n]*+)'|([^,"'{}\[\]\n]*+)(?=\s*(?:[,}\n]|\Z))"""
-)
 
 
 def claimed(line: str) -> str | None:
@@ -111,7 +109,7 @@ def claimed_in_field(window: str) -> str:
     Args:
         window: The text that follows the key.
     """
-    value = _FIELD_VALUE.match(window)
+    value = FIELD_VALUE.match(window.lstrip())
     return "" if value is None else claimed(value[value.lastindex or 0].strip()) or ""
 
 

@@ -14,6 +14,9 @@ _CONCLUDING = "so|therefore|thus|hence"
 _CORRECTING = "no|wait|sorry|oops|correction|actually|rather"
 _NEGATION = r"(?:\b(?:not|never|nor|neither)\b|n['’]t\b)"
 
+MAX_BEHIND = 160
+"""The most characters behind a statement that may take it back."""
+
 _GAP = r"[^\S\n]"
 # Before the word "answer": says that it is wrong, supposed, or given by others.
 _UNCLAIMED = rf"""

@@ -6,7 +6,7 @@ from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.choice import Choice
 from regime_w.answer_types.mathematics import Mathematics
 from regime_w.answer_types.text import Text
-from regime_w.texts.announcements import field_value
+from regime_w.texts.fields import field_value
 
 TYPES: list[tuple[AnswerType, str, str]] = [
     (Choice(), "B", "C"),
@@ -31,6 +31,7 @@ STATED = [
     "The answer is not {other} but {}.",
     "The answer is not {other}, but rather {}.",
     # Fields.
+    'The answer is {}.\nShe said:"answer": "{other}".',
     '{{"answer": "{}"}}',
     "{{'answer': '{}'}}",
     '{{"reasoning": "The answer is {other}.", "final_answer": "{}"}}',

@@ -20,6 +20,14 @@ GIVEN = [
     "\\boxed{{{other} \\boxed{{{}}}}}",
     "\\boxed{{{other} \\boxed{{{}}}",
     "\\boxed{{{other}}}\n\\boxed{{{}}}",
+    "<answer>" + "word " * 100 + "</answer>\nThe answer is {}.",
+    # "The answer is" in other words, also in front of another number.
+    "The answer equals {}.",
+    "The answer is clearly {}. She has 3 friends.",
+    "The answer is definitely: {}. She has 3 friends.",
+    # A field of JSON.
+    '{{"answer":\n"{}"}}',
+    '{{"steps": 3, "answer" : "{}", "time": 5}}',
 ]
 NOT_GIVEN = [
     "\\boxed{{{other}}} or \\boxed{{{}}}",
@@ -38,3 +46,8 @@ def test_the_answer_is_found(text: str, kind: AnswerType, answer: str, other: st
 @pytest.mark.parametrize(("kind", "answer", "other"), TYPES)
 def test_two_answers_are_none(text: str, kind: AnswerType, answer: str, other: str) -> None:
     assert kind.extract(text.format(answer, other=other)) is None
+
+
+@pytest.mark.parametrize("text", ["Option: 20", "The best choice is 20", "**Answer**\n20"])
+def test_words_for_choices_and_texts_announce_no_number(text: str) -> None:
+    assert NUMBER.extract(f"{text}\nShe has 18 eggs") == "18"
