@@ -96,6 +96,20 @@ class HeldOutEvaluations:
         every = self._run.evaluate_every
         return None if every is None else step - step % every
 
+    def owed(self, step: int, last_evaluated: int | None) -> tuple[int, ...]:
+        """The steps of which one is to be evaluated when the run starts; the first whose version can be served.
+
+        Args:
+            step: The number of steps done.
+            last_evaluated: The newest step whose evaluation is recorded; None if none is.
+        """
+        newest = self.newest_due(step)
+        if newest is None or (last_evaluated is not None and newest <= last_evaluated):
+            return ()
+        # Where a best one is known, only the record of the evaluations was lost.
+        is_first = last_evaluated is None and read_best(self._run.folder) is None
+        return (0, newest) if is_first else (newest,)
+
     def start(self, step: int, published: Published) -> None:
         """Ask a version the held-out questions, unless an earlier evaluation is still pending."""
         if self._pending is not None:

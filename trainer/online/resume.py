@@ -167,10 +167,7 @@ def restart_evaluation(
 
     It is skipped if its version cannot be served any more.
     """
-    newest, last = evaluations.newest_due(step), output.last_evaluated_step
-    if newest is None or (last is not None and newest <= last):
-        return
-    for due in (0, newest) if last is None else (newest,):
+    for due in evaluations.owed(step, output.last_evaluated_step):
         version = versions.adapters.version_of(due)
         served = None if version is None else versions.push_again(version)
         if served is not None:

@@ -152,6 +152,19 @@ def test_the_version_that_a_run_begins_with_is_never_the_best(run: Run) -> None:
     assert run.evaluations.better_to_go_on_from() is None
 
 
+def test_a_start_owes_the_evaluation_of_the_beginning_once(
+    run: Run, portal: BlockingPortal
+) -> None:
+    owed = run.evaluations.owed
+    assert [owed(0, None), owed(3, None), owed(1, 0), owed(3, 0), owed(3, 2)] == [
+        *((0, 0), (0, 2), (), (2,), ())
+    ]
+    assert Run(run.folder, portal, every=None).evaluations.owed(3, None) == ()
+    run.evaluate(2, 1)
+    # The record of it was lost.
+    assert run.evaluations.owed(3, None) == (2,)
+
+
 def test_the_best_is_kept_by_a_start_that_evaluates_nothing(
     run: Run, portal: BlockingPortal
 ) -> None:
