@@ -16,6 +16,7 @@ from trainer.io.base_record import BaseRecord, base_of, other_base
 from trainer.io.kept_settings import (
     CONFIG_FILE,
     KeptConfig,
+    kept_tables,
     read_kept,
     settings_beside,
 )
@@ -33,7 +34,10 @@ def settings_of(adapter: Path) -> tuple[Path, KeptConfig] | None:
         return adapter, kept
     if (run := run_of(adapter)) is not None:
         with suppress(FileNotFoundError):
-            return run, read_kept(run / CONFIG_FILE)
+            kept_tables(run / CONFIG_FILE)
+        # A folder `adapters` may also stand beside somebody's own configuration, which no command has kept.
+        if (kept := _readable(run / CONFIG_FILE)) is not None:
+            return run, kept
     return None
 
 

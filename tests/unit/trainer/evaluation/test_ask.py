@@ -485,7 +485,7 @@ def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_pa
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run_folder = tmp_path / "run"
     folder = adapter(run_folder / "adapters" / "policy-000001")
-    (run_folder / "config.toml").write_text(f'[data]\nsource = "{source}#train"\n')
+    (run_folder / "config.toml").write_text(f'[ppo]\n[data]\nsource = "{source}#train"\n')
     asked = config("Base=base", f"PPO={folder}", data=f"{source}#held_out")
     (line,) = contamination_lines(asked)
     assert line.startswith("contamination: ")
@@ -500,8 +500,8 @@ def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_pa
     ("settings", "is_found"),
     [
         (None, True),
-        ("[data]\nnum_questions = 20003\n", True),
-        ("[data]\nnum_questions = 20002\n", False),
+        ("[ppo]\n[data]\nnum_questions = 20003\n", True),
+        ("[ppo]\n[data]\nnum_questions = 20002\n", False),
         # How many questions an SFT is trained on is a setting of its own.
         ("[data]\n[sft]\nnum_examples = 30000\n", True),
         ("[data]\n[sft]\nnum_examples = 2000\n", False),

@@ -332,7 +332,7 @@ def test_names_of_others_are_shown_as_they_are_and_end_nothing(run: Path, tmp_pa
     evaluation = (copy / "evaluation.json").read_text()
     (copy / "evaluation.json").write_text(evaluation.replace('"PPO"', json.dumps(name)))
     to = tmp_path / "it's here"
-    text = (exported(copy, to, adapter=True) / "README.md").read_text()
+    text = (exported(copy, to, adapter=True, step=20) / "README.md").read_text()
     escaped = r"a \*b\* [c\](http:d) \`e\` \| &lt;f> \_g\_"
     assert f"\n# {escaped}\n" in text
     assert f"\n| {escaped} | " in text
