@@ -8,7 +8,6 @@ from inference_server.wire.hardware.prerequisites import (
     missing_server_prerequisites,
 )
 from trainer.commands.finished import adapter_text, finished_text
-from trainer.config.base import part_of
 from trainer.config.sections import (
     CollectConfig,
     DemoCommand,
@@ -43,7 +42,7 @@ def demonstrate(command: DemoCommand) -> None:
 
 def train_online(command: TrainCommand) -> None:
     """Train by online PPO."""
-    config = part_of(command, TrainConfig)
+    config = command.part(TrainConfig)
     from trainer.commands.early_checks import check_online
 
     check_online(config)
@@ -95,7 +94,7 @@ def collect(config: CollectConfig) -> None:
 
 def train_from_file(command: TrainOfflineCommand) -> None:
     """Train by PPO from a file of rollouts."""
-    config = part_of(command, OfflineRunConfig)
+    config = command.part(OfflineRunConfig)
     from trainer.commands.early_checks import check_offline
 
     check_offline(config)

@@ -14,6 +14,9 @@ MAX_THREADS = 4096
 """Most CPU threads that are accepted. More are surely a mistake, and PyTorch takes no number beyond 32 bits."""
 
 
+_Config = TypeVar("_Config", bound="CommandConfig")
+
+
 class CommandConfig(SettingsModel):
     """Everything one command reads: sections that it shares with others, and keys of its own.
 
@@ -27,10 +30,6 @@ class CommandConfig(SettingsModel):
     """Own keys that take the value of another section's key if they are not given: name of the own
     key → ``section.key``."""
 
-
-_Config = TypeVar("_Config", bound=CommandConfig)
-
-
-def part_of(config: CommandConfig, kind: type[_Config]) -> _Config:
-    """The sections and keys of a configuration that another command's configuration has too."""
-    return kind.model_validate({name: getattr(config, name) for name in kind.model_fields})
+    def part(self, kind: type[_Config]) -> _Config:
+        """The sections and keys that another command's configuration has too."""
+        return kind.model_validate({name: getattr(self, name) for name in kind.model_fields})

@@ -3,7 +3,6 @@
 import errno
 from collections.abc import Iterator
 
-from trainer.config.base import part_of
 from trainer.config.sections import DoctorConfig, TrainConfig
 from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.trackers import require_trackers
@@ -23,7 +22,7 @@ def check_run_folder(config: DoctorConfig) -> Iterator[CheckResult]:
         yield bad("run's folder", str(error), "run.folder, or the owner of the volume")
         return
     try:
-        resumes = require_own_run(part_of(config, TrainConfig))
+        resumes = require_own_run(config.part(TrainConfig))
     except (TrainerError, OSError) as error:
         yield bad("run's folder", str(error), "run.folder")
         return
