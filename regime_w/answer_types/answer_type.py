@@ -67,7 +67,7 @@ def merged(
         answer_type: The type of all of them.
     """
     has_one_form = {each: answer_type.has_one_form(each) for each in answers if each is not None}
-    if all(has_one_form.values()):
+    if all(has_one_form.values()) and (gold is None or answer_type.has_one_form(gold)):
         return list(answers)
     right: list[str] = []
     wrong: list[str] = []

@@ -25,7 +25,7 @@ from regime_w.numbers.claims import claimed, claimed_in_field
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import MAX_LINE, read_gold_line, read_line
-from regime_w.texts.announcements import ANSWER_IS, first_line
+from regime_w.texts.announcements import NUMBER_IS, first_line
 from regime_w.texts.blocks import HEADING
 from regime_w.texts.boxes import BOX, boxes_and_elements, content, is_element
 from regime_w.texts.completions import completion_of, struck_number
@@ -162,8 +162,7 @@ def _stated(text: str) -> str | None:
     """What the last claim gives; None if there is no claim or no number follows, empty if it cannot be read."""
     claim: re.Match[str] | None = None
     denied: re.Match[str] | None = None
-    found = (each for each in ANSWER_IS.finditer(text) if not (each["label"] or each["short"]))
-    for stated in deque(found, maxlen=_MAX_STATEMENTS):
+    for stated in deque(NUMBER_IS.finditer(text), maxlen=_MAX_STATEMENTS):
         before = text[max(0, stated.start() - _BEFORE_STATEMENT) : stated.start()]
         if is_unclaimed(before) or denial(text, stated.end()):
             denied = stated

@@ -14,18 +14,29 @@ _ADVERB = (
     # Not "clearly stated in the text".
     r"\b,?[*_: ]{1,4}(?-i:(?![a-z]{2})|(?=not\b))"
 )
-ANSWER_IS = re.compile(
-    rf"""
-    (?:\b|(?<=_)) (?:answer|(?P<label>option|choice))\b [*_ ]{{0,3}} (?:is|was|equals|would\ be|:|=) [*_: ]{{0,4}}
-    (?:{_ADVERB}){{0,2}} (?:\n[ \t]{{0,8}}){{0,3}}
-  | (?<![^\n]) (?: [#*_ ]{{0,8}} (?:the\ )?final[ _]answer | (?P<short>(?:\#{{1,6}}|\*\*|__)\ ?(?:the\ )?answer) )
-    [*_: ]{{0,8}} \n\s{{0,8}}               # a heading
-  | (?P<field>["'])(?:final[_ ]?)?answer(?P=field) \s{{0,4}}:\s{{0,4}}        # in JSON
-    """,
-    re.VERBOSE | re.IGNORECASE,
+
+
+def _announcing(subject: str, heading: str) -> re.Pattern[str]:
+    """Matches what announces an answer: "SUBJECT is", a line that is only a heading, or the key of a field of JSON."""
+    return re.compile(
+        rf"""
+        (?:\b|(?<=_)) (?:{subject})\b [*_ ]{{0,3}} (?:is|was|equals|would\ be|:|=) [*_: ]{{0,4}}
+        (?:{_ADVERB}){{0,2}} (?:\n[ \t]{{0,8}}){{0,3}}
+      | (?<![^\n]) (?:{heading}) [*_: ]{{0,8}} \n\s{{0,8}}
+      | (?P<field>["'])(?:final[_ ]?)?answer(?P=field) \s{{0,4}}:\s{{0,4}}
+        """,
+        re.VERBOSE | re.IGNORECASE,
+    )
+
+
+_FINAL_ANSWER = r"[#*_ ]{0,8}(?:the\ )?final[ _]answer"
+ANSWER_IS = _announcing(
+    r"answer|(?P<label>option|choice)",
+    rf"{_FINAL_ANSWER} | (?:\#{{1,6}}|\*\*|__)\ ?(?:the\ )?answer",
 )
-"""Announces an answer. ``label`` and ``short`` are set if it may announce only words: "Option:", a heading "Answer";
-``field``, its quotation mark, if it is the key of a field of JSON."""
+"""Announces an answer; ``label`` is set if it may be a list's label, ``field`` if it is the key of a field of JSON."""
+NUMBER_IS = _announcing("answer", _FINAL_ANSWER)
+"""As `ANSWER_IS`, for numbers: neither "Option:" nor a heading "Answer" without a colon announces one."""
 _CLAUSE_END = re.compile(
     r"[.!?,;:\n>|—–][*_\"'`$)\]}]*|\s-\s|\b(?:so|thus|therefore|hence|then|but|means)\b",
     re.IGNORECASE,

@@ -14,7 +14,8 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
 _BOX_OR_ELEMENT = re.compile(
     rf"{BOX.pattern}|<answer>(?=(?P<element>[^<]*+)</answer>)", re.IGNORECASE
 )
-_OR = re.compile(r"\bor\b|∨|\\lor\b")
+_OR = re.compile(r"\A[^\w∨]*(?:l?or\b|∨)|(?:\bl?or\b|∨)\W*\Z")
+"""Matches an "or" that joins two boxes: what is between them begins or ends with it. In prose it stands elsewhere."""
 
 
 def boxes_and_elements(text: str, max_chars: int) -> Iterator[re.Match[str]]:

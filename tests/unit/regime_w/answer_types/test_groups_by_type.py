@@ -147,3 +147,15 @@ def test_numbers_and_words_are_not_compared_in_pairs(compared: list[tuple[str, s
     texts = [r"\boxed{x+y}", r"\boxed{y+x}", *texts]
     scores = compute_regime_w_scores("?", many(texts), None, answer_type=Mathematics())
     assert scores.answers[:2] == ("x+y", "x+y")
+
+
+def test_right_numbers_are_one_answer_whatever_form_the_gold_has(
+    compared: list[tuple[str, str]],
+) -> None:
+    """Each of these numbers is close enough to π, though as texts they differ."""
+    texts = [r"\boxed{3.14}", r"\boxed{3.15}", r"\boxed{7}"]
+    scores = compute_regime_w_scores("?", many(texts), r"\boxed{y+z1}", answer_type=Mathematics())
+    assert scores.correct == (True, True, False)
+    assert scores.consensus == "3.14"
+    assert scores.s_end is not None
+    assert scores.s_end > 0

@@ -21,10 +21,16 @@ GIVEN = [
     "\\boxed{{{other} \\boxed{{{}}}",
     "\\boxed{{{other}}}\n\\boxed{{{}}}",
     "<answer>" + "word " * 100 + "</answer>\nThe answer is {}.",
+    "Part 1: \\boxed{{{other}}}\n\nEach of the two others may be tested in turn, or both at once.\n\nPart 2: \\boxed{{{}}}",
     # "The answer is" in other words, also in front of another number.
     "The answer equals {}.",
     "The answer is clearly {}. She has 3 friends.",
     "The answer is definitely: {}. She has 3 friends.",
+    # A heading in bold with a colon, and what follows the answer.
+    "**Answer:**\n{}\n\nThis is 3 times 6.",
+    "3*6 = 9 + 9\n\n**The answer:**\n\n{}\n\n**Explanation:** We multiply 3 by 6.",
+    "### Answer:\n{}\n\nEach of the 3 boxes holds 6.",
+    "The choice is\nFinal answer\n{}\nWe used 3",
     # A field of JSON.
     '{{"answer":\n"{}"}}',
     '{{"steps": 3, "answer" : "{}", "time": 5}}',
