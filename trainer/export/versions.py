@@ -7,6 +7,7 @@ from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
+from trainer.io.metrics_file import read_with_late, with_late
 from trainer.io.run_layout import ADAPTERS_FOLDER, JOURNAL_FILE, version_folders
 from trainer.run_state.checkpoint import read_best
 from trainer.run_state.journal_reader import JournalReader
@@ -62,9 +63,7 @@ def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
     if best:
         found = read_best(run)
         if found is None:
-            raise UsageError(
-                f"--best: {run} has evaluated no version; leave it out, or set run.evaluate_every in the next run"
-            )
+            raise UsageError(_why_no_best(run))
         wanted &= {found.version}
     elif step is not None:
         wanted = {version for version in available if steps[version] == step}
@@ -79,6 +78,17 @@ def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
             f"{folders[version]}: its weights are not those that the journal has; choose another --step"
         )
     return RunVersion(folder=folders[version], step=steps[version], sha256=sha256)
+
+
+def _why_no_best(run: Path) -> str:
+    """Says why a run has no best version: it evaluated none, or only its start, which is not chosen as the best."""
+    evaluations = [row for row in with_late(*read_with_late(run)) if "eval/accuracy" in row]
+    if evaluations and not any(row.get("eval/step", row["step"]) for row in evaluations):
+        return (
+            f"--best: {run} has evaluated only its start so far; leave it out, or let the run go on to its next "
+            "evaluation (run.evaluate_every)"
+        )
+    return f"--best: {run} has evaluated no version; leave it out, or set run.evaluate_every in the next run"
 
 
 def journal_digest(run: Path) -> JournalDigest | None:

@@ -365,6 +365,25 @@ def test_the_newest_the_best_or_the_one_of_a_step_is_chosen(run: Path, tmp_path:
     assert choose_version(copy, step=23, best=False).step == 23
 
 
+@pytest.mark.parametrize(
+    ("evaluated", "said"),
+    [
+        (None, "has evaluated no version; leave it out, or set run.evaluate_every"),
+        (0, "has evaluated only its start so far; leave it out, or let the run go on"),
+    ],
+)
+def test_without_a_best_version_it_is_said_what_was_evaluated(
+    evaluated: int | None, said: str, run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    if evaluated is not None:
+        with (copy / "metrics.jsonl").open("a") as file:
+            row = {"step": 24, "eval/step": evaluated, "eval/accuracy": 0.5}
+            file.write(json.dumps(row) + "\n")
+    with pytest.raises(UsageError, match=said):
+        choose_version(copy, step=None, best=True)
+
+
 def test_only_a_versions_own_folder_is_taken_for_it(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     newest = copy / "adapters/policy-000024"
