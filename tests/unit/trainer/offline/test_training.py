@@ -293,7 +293,7 @@ def test_a_file_that_grew_or_changed_is_not_resumed_on(
     with killed_after(2, monkeypatch), pytest.raises(KeyboardInterrupt):
         train_offline(asked)
     if not has_record:
-        # A run that an earlier version began.
+        # Somebody has removed the record.
         (tmp_path / "run/rollouts.json").unlink()
         write(file, rows)
         train_offline(asked)

@@ -259,7 +259,7 @@ def test_rollouts_that_are_gone_name_their_step(tmp_path: Path) -> None:
 def test_rollouts_that_cannot_be_trained_on_name_their_place(
     change: dict[str, object], said: str, tmp_path: Path
 ) -> None:
-    """With a digest that fits, as an earlier version or another program may have written them."""
+    """With a digest that fits, as another program may have written them."""
     write(tmp_path, 1)
     journal, path = JournalReader(tmp_path), rollouts_file(tmp_path, 1)
     assert len(journal.groups(journal.step(1), vocab_size=500)) == 2
