@@ -1,11 +1,10 @@
 """What a training command prints in the end: how long it took, what came of it, and what to do next."""
 
-import math
 import shlex
 from pathlib import Path
 
 from trainer.console.progress import duration
-from trainer.io.metrics_file import Metrics, read_with_late, with_late
+from trainer.io.metrics_file import Metrics, read_with_late, time_trained, with_late
 
 
 def finished_text(folder: Path, *, step: int, adapter: Path) -> str:
@@ -16,9 +15,10 @@ def finished_text(folder: Path, *, step: int, adapter: Path) -> str:
         step: The run's last step.
         adapter: The folder of its newest adapter.
     """
-    rows = with_late(*read_with_late(folder))
+    steps, late = read_with_late(folder)
+    rows = with_late(steps, late)
     lines = [
-        f"{folder} is finished: step {step}, {_time(rows)} of training; newest adapter {adapter}",
+        f"{folder} is finished: step {step}{_time(steps)}; newest adapter {adapter}",
         *_accuracies([row for row in rows if "eval/accuracy" in row]),
         f"{_report(folder)} says whether it helped; raise run.num_steps for more steps",
     ]
@@ -27,13 +27,14 @@ def finished_text(folder: Path, *, step: int, adapter: Path) -> str:
 
 def adapter_text(folder: Path, adapter: Path) -> str:
     """The last line of `train-offline`, finished or stopped."""
-    rows, _ = read_with_late(folder)
-    return f"adapter in {adapter}, {_time(rows)} of training; {_report(folder)} shows the curves"
+    steps, _ = read_with_late(folder)
+    return f"adapter in {adapter}{_time(steps)}; {_report(folder)} shows the curves"
 
 
-def _time(rows: list[Metrics]) -> str:
-    """The time of all steps, those before a resume included."""
-    return duration(math.fsum(row.get("time/step_s", 0.0) for row in rows))
+def _time(steps: list[Metrics]) -> str:
+    """The time of all steps, those before a resume included; empty if it is not known."""
+    seconds = time_trained(steps)
+    return "" if seconds is None else f", {duration(seconds)} of training"
 
 
 def _accuracies(evaluations: list[Metrics]) -> list[str]:

@@ -2,9 +2,10 @@
 
 A line has at most one evaluation. One that ends when the line of its step is written already, or has
 another evaluation, gets a line of its own ("late"): the step, the time, and the names that begin with ``eval/``.
-``time`` is when the line was written, in seconds since 1970; lines of earlier versions lack it.
+``time`` is when the line was written, in seconds since 1970.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -49,6 +50,18 @@ def read_with_late(run_folder: Path) -> tuple[list[Metrics], list[Metrics]]:
 def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:
     """Rows of steps and late evaluations in the order in which they were measured."""
     return sorted([*rows, *late_evaluations], key=itemgetter("step"))
+
+
+def time_trained(rows: Sequence[Metrics]) -> float | None:
+    """Seconds of all steps, without the pauses between a run's starts; None if a step up to the newest lacks its time.
+
+    Steps lack it if ``metrics.jsonl`` was lost, also those that are computed again from the journal.
+
+    Args:
+        rows: Rows of steps, oldest first.
+    """
+    seconds = [row["time/step_s"] for row in rows if "time/step_s" in row]
+    return math.fsum(seconds) if rows and len(seconds) >= rows[-1]["step"] else None
 
 
 def measured(row: Mapping[str, float]) -> Metrics:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trainer.console.progress import duration
+from trainer.io.metrics_file import time_trained
 from trainer.io.paths import read_plain
 from trainer.io.run_layout import FAILED_FOLDER, JOURNAL_FILE, step_name
 from trainer.report.run_record import RunRecord
@@ -45,7 +46,9 @@ def _progress(run: RunRecord, *, live: bool) -> Iterator[str]:
     seconds = run.series("time/step_s")
     if seconds:
         mean = math.fsum(seconds) / len(seconds)
-        yield f"{duration(_spent(run, seconds))} in all, {mean:.2g} s a step"
+        trained = time_trained(run.rows)
+        in_all = "" if trained is None else f"{duration(trained)} in all, "
+        yield f"{in_all}{mean:.2g} s a step"
         if live and num_steps is not None and step < num_steps and state == "running":
             latest = seconds[-_TIME_LEFT_OVER:]
             left = (num_steps - step) * math.fsum(latest) / len(latest)
@@ -53,15 +56,6 @@ def _progress(run: RunRecord, *, live: bool) -> Iterator[str]:
     if "time" in newest:
         ended = datetime.fromtimestamp(newest["time"], UTC)
         yield f"newest step ended {ended:%Y-%m-%d %H:%M} UTC"
-
-
-def _spent(run: RunRecord, seconds: list[float]) -> float:
-    """Seconds from the first step's beginning to the newest one's end, with pauses, or without them if no time is recorded."""
-    times = [(row["time"], row.get("time/step_s", 0.0)) for row in run.rows if "time" in row]
-    if len(times) < len(run.rows):
-        return math.fsum(seconds)
-    (first, first_s), (last, _) = times[0], times[-1]
-    return max(last - first + first_s, 0.0)
 
 
 def is_running(run_folder: Path) -> bool | None:

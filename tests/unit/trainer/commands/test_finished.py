@@ -54,5 +54,20 @@ def test_a_finished_run_says_how_long_it_took_what_came_of_it_and_what_is_next(
     assert said.startswith(f"adapter in {ADAPTER}, {took}; python -m trainer report {tmp_path}")
 
 
-def test_a_run_without_metrics_has_an_end_too(tmp_path: Path) -> None:
-    assert finished_text(tmp_path, step=6, adapter=ADAPTER).startswith(f"{tmp_path} is finished")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"step": s, "time/step_s": 9.0} for s in (4, 5, 6)],
+        # Steps that were computed again after their metrics were lost have no time.
+        [{"step": 1}, {"step": 2}, *({"step": s, "time/step_s": 9.0} for s in (3, 4, 5, 6))],
+    ],
+)
+def test_the_time_of_training_is_left_out_where_steps_lack_theirs(
+    rows: list[dict[str, float]], tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, *_ = finished_text(tmp_path, step=6, adapter=ADAPTER).splitlines()
+    assert first == f"{tmp_path} is finished: step 6; newest adapter {ADAPTER}"
+    said = adapter_text(tmp_path, ADAPTER)
+    assert said.startswith(f"adapter in {ADAPTER}; python -m trainer report {tmp_path}")

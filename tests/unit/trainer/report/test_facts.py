@@ -59,14 +59,28 @@ def test_a_failed_step_is_named_until_the_run_has_passed_it(tmp_path: Path) -> N
     assert "failed" not in " ".join(progress(tmp_path))
 
 
-def test_with_the_time_of_day_a_pause_counts_and_the_end_is_said(tmp_path: Path) -> None:
+def test_the_time_in_all_is_without_pauses_and_the_end_is_said(tmp_path: Path) -> None:
     now = 1798034700.0
     write(tmp_path, {"time": now - 7200}, {"time": now - 10}, {"time": now})
     assert progress(tmp_path)[-1] == "newest step ended 2026-12-23 14:05 UTC"
-    assert progress(tmp_path)[-2] == "2 h 0 min in all, 2 s a step"
-    # Without it in some rows, only the steps are known.
-    write(tmp_path, {}, {"time": 1000.0})
-    assert "4 s in all, 2 s a step" in progress(tmp_path)
+    assert progress(tmp_path)[-2] == "6 s in all, 2 s a step"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"step": 2}, {"step": 3, "time/step_s": 4.0}],
+        # A step that is computed again after its metrics were lost has no time of its own.
+        [{"step": 1, "time/step_s": None}, {"step": 2}, {"step": 3, "time/step_s": 4.0}],
+    ],
+)
+def test_where_steps_lack_their_time_there_is_no_time_in_all(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    write(tmp_path, *rows)
+    text = (tmp_path / "metrics.jsonl").read_text().replace(', "time/step_s": null', "")
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert progress(tmp_path) == ["step 3 of 12", "3 s a step"]
 
 
 def test_what_is_not_recorded_is_left_out(tmp_path: Path) -> None:
