@@ -11,8 +11,9 @@ from pathlib import Path
 from trainer.console.progress import duration
 from trainer.io.metrics_file import time_trained
 from trainer.io.paths import read_plain
-from trainer.io.run_layout import FAILED_FOLDER, JOURNAL_FILE, step_name
+from trainer.io.run_layout import FAILED_FOLDER, JOURNAL_FILE, checkpoint_folders, step_name
 from trainer.report.run_record import RunRecord
+from trainer.run_state.checkpoint import step_of
 from trainer.run_state.journal import is_at_work
 from trainer.run_state.recorded_digests import recorded
 from trainer.run_state.recorded_rollouts import ROLLOUTS_FILE
@@ -32,15 +33,23 @@ def progress_of(run: RunRecord, *, live: bool) -> list[str]:
 
 
 def _progress(run: RunRecord, *, live: bool) -> Iterator[str]:
-    if not run.rows:
+    step, num_steps, state = newest_step(run), num_steps_of(run), state_of(run)
+    if not step:
         yield "no step finished yet"
-        yield from filter(None, [state_of(run)])
-        return
-    newest, num_steps = run.rows[-1], num_steps_of(run)
-    step = int(newest["step"])
-    yield f"step {step} of {num_steps}" if num_steps else f"step {step}"
-    if (state := state_of(run)) is not None:
+    else:
+        # A finished run may have more steps than its settings ask for since.
+        yield (
+            f"step {step}"
+            if num_steps is None or step > num_steps
+            else f"step {step} of {num_steps}"
+        )
+    if step and not run.rows:
+        yield "its metrics are lost"
+    if state is not None:
         yield state
+    if not run.rows:
+        return
+    newest = run.rows[-1]
     if "version" in newest:
         yield f"last served version {newest['version']:.0f}"
     seconds = run.series("time/step_s")
@@ -58,6 +67,14 @@ def _progress(run: RunRecord, *, live: bool) -> Iterator[str]:
         yield f"newest step ended {ended:%Y-%m-%d %H:%M} UTC"
 
 
+def newest_step(run: RunRecord) -> int:
+    """The newest finished step; 0 if there is none. Without metrics it is that of the newest checkpoint."""
+    if run.rows:
+        return int(run.rows[-1]["step"])
+    checkpoints = checkpoint_folders(run.folder)
+    return step_of(checkpoints[-1]) if checkpoints else 0
+
+
 def is_running(run_folder: Path) -> bool | None:
     """Whether a trainer is at work in a run's folder; None for a folder without a journal, such as a copy of its metrics."""
     return is_at_work(run_folder) if (run_folder / JOURNAL_FILE).exists() else None
@@ -68,12 +85,14 @@ def state_of(run: RunRecord) -> str | None:
     running = is_running(run.folder)
     if running:
         return "running"
-    num_steps, step = num_steps_of(run), int(run.rows[-1]["step"]) if run.rows else 0
+    num_steps, step = num_steps_of(run), newest_step(run)
     if num_steps is not None and step >= num_steps:
         return "finished"
     if (error := _failure(run.folder, step + 1)) is not None:
         return f"not running: step {step + 1} failed, {error}"
-    return None if running is None else "not running, stopped before its last step"
+    if running is None:
+        return None
+    return "not running" if num_steps is None else "not running, stopped before its last step"
 
 
 def _failure(folder: Path, step: int) -> str | None:
@@ -98,11 +117,11 @@ def num_steps_of(run: RunRecord) -> int | None:
 
 def kind_of(run: RunRecord) -> str:
     """What the run is, as its heading says."""
-    return (
-        "PPO with Regime W from collected rollouts"
-        if run.offline_config is not None
-        else "Online PPO with Regime W"
-    )
+    kinds = {
+        "train": "Online PPO with Regime W",
+        "train-offline": "PPO with Regime W from collected rollouts",
+    }
+    return kinds.get(run.command or "", "PPO with Regime W")
 
 
 def setup_of(run: RunRecord) -> list[str]:

@@ -26,7 +26,7 @@ from trainer.io.jsonl import read_rows
 from trainer.io.paths import is_lasting, shown_path
 from trainer.io.run_layout import ROLLOUTS_FOLDER
 from trainer.report.evaluation_charts import evaluation_charts
-from trainer.report.facts import kind_of, progress_of, setup_of
+from trainer.report.facts import kind_of, newest_step, progress_of, setup_of
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
 from trainer.report.summary import incidents_of, summary_of
@@ -126,6 +126,7 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
         incidents=incidents_of(run),
         config=run.config_text,
         verdict=verdict,
+        is_waiting=newest_step(run) == 0,
         has_evaluation=run.has_evaluation,
         evaluation=evaluation,
         left_out=run.left_out,

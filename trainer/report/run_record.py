@@ -32,6 +32,8 @@ class RunRecord:
     """Content of ``config.toml``; None if there is none."""
     config: TrainConfig | None
     """The parsed configuration; None if this version of the program cannot read it."""
+    command: str | None = None
+    """The command that wrote ``config.toml``; None if that is not known."""
     offline_config: OfflineRunConfig | None = None
     """The whole configuration of a run of `train-offline`; None of another run, or if it cannot be read."""
     has_evaluation: bool
@@ -183,7 +185,8 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         raise UsageError(f"there is no run folder {folder}")
     config_path = folder / CONFIG_FILE
     tables = kept_tables(config_path) if config_path.is_file() else None
-    if tables is not None and command_of(tables) == "sft":
+    command = None if tables is None else command_of(tables)
+    if command == "sft":
         raise UsageError(
             f"{folder} is an SFT, not a run: its losses are in {folder / METRICS_FILE}"
         )
@@ -195,12 +198,15 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
     evaluation_path = folder / EVALUATION_FILE
     evaluation = _read_evaluation(evaluation_path)
     left_out = None if evaluation is None else _other_base(folder, evaluation)
+    offline_config = _read_offline_config(config_path)
+    is_readable = command != "train-offline" or offline_config is not None
     return RunRecord(
         folder=folder,
         rows=rows,
         config_text=None if tables is None else config_path.read_text("utf-8-sig"),
-        config=None if tables is None else _read_config(tables),
-        offline_config=_read_offline_config(config_path),
+        config=_read_config(tables) if tables is not None and is_readable else None,
+        command=command,
+        offline_config=offline_config,
         has_evaluation=evaluation_path.is_file(),
         evaluation=evaluation if left_out is None else None,
         left_out=left_out,

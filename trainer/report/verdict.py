@@ -33,10 +33,8 @@ _POINTS_TO_SEE = 2.0
 _POWER_Z, _CONFIDENCE_Z = float(norm.isf(0.2)), float(norm.isf((1 - CONFIDENCE) / 2))
 """Normal quantiles of 80% power and of the test's two-sided level."""
 
-_ASSUMED = (
-    f"The run's settings are not known, because this version finds no {CONFIG_FILE} that it can read: the values of "
-    "settings in the findings are the defaults, not the run's."
-)
+_UNKNOWN_SETTINGS = f"The run's settings are not known, because this version finds no {CONFIG_FILE} that it can read"
+_ASSUMED = "the values of settings in the findings are the defaults, not the run's"
 
 
 class Outcome(StrEnum):
@@ -67,8 +65,8 @@ class Verdict:
     """A sentence that says that the questions are not from the run's source; None unless that is known."""
     findings: tuple[Finding, ...]
     """The likeliest cause first."""
-    assumed: str | None
-    """A sentence that says that the findings name default settings, because the run's are not known; None if they are."""
+    unknown_settings: str | None
+    """A sentence that says that the run's settings are not known, and what follows for the findings; None if they are."""
     is_paired: bool
     """Whether the answer is that of the paired test of ``evaluation.json``."""
 
@@ -95,9 +93,13 @@ def verdict_of(run: RunRecord) -> Verdict:
         evidence=evidence,
         other_data=run.other_data() if paired else None,
         findings=findings,
-        assumed=_ASSUMED if findings and run.config is None else None,
+        unknown_settings=None if run.config is not None else _unknown_settings(findings),
         is_paired=paired is not None,
     )
+
+
+def _unknown_settings(findings: tuple[Finding, ...]) -> str:
+    return f"{_UNKNOWN_SETTINGS}: {_ASSUMED}." if findings else f"{_UNKNOWN_SETTINGS}."
 
 
 def _paired(run: RunRecord) -> tuple[Outcome, str, str] | None:
@@ -143,7 +145,7 @@ def _unpaired(run: RunRecord) -> tuple[Outcome, str, str]:
         outcome, answer = _of_change(change)
         said.append(change.evidence)
         if change.first.step:
-            said.append("The run's start was not evaluated.")
+            said.append("No evaluation of the run's start is recorded.")
         said.append("A paired test, question by question, detects smaller changes.")
     elif evaluations:
         said.append(
@@ -187,10 +189,11 @@ def _round_up(number: float) -> int:
 
 
 def _how_to_measure(run: RunRecord) -> str:
+    is_known = run.config is not None
     adapter = None if run.config is None else run.config.policy.adapter
-    # The run's own copy of the adapter exists even if the adapter is gone.
+    # The run's own copy of what it began with exists even if the adapter is gone.
     kept = run.folder / START_FOLDER
-    start = adapter if adapter is None or not kept.exists() else kept
+    start = kept if kept.exists() and (adapter is not None or not is_known) else adapter
     version = run.rows[-1].get("version", max(version_folders(run.folder), default=None))
     newest = (
         "ADAPTER"
@@ -200,16 +203,14 @@ def _how_to_measure(run: RunRecord) -> str:
     models = json.dumps([f"Start={start or 'base'}", f"PPO={newest}"], ensure_ascii=False)
     # `eval` takes the questions from the run's settings, or from those with which its rollouts were collected.
     known = training_data(run.folder) if run.held_out is None else None
-    is_known = run.held_out is not None or (known is not None and known.held_out_source is not None)
-    data = "" if is_known else " --data QUESTIONS"
+    has_data = run.held_out is not None or (known is not None and known.held_out_source is not None)
+    data = "" if has_data else " --data QUESTIONS"
+    why = "settings name none" if is_known else "settings are not known"
     return (
         "Evaluate the run's starting point and its newest adapter on the same held-out questions (this needs a running "
         f"server): python -m trainer eval --models {shlex.quote(models)}{data}{_server(run)} --output "
         f"{shlex.quote(str(run.folder / EVALUATION_FILE))}"
-        + (
-            data
-            and ", with a file of held-out questions as QUESTIONS: the run's settings name none"
-        )
+        + (data and f", with a file of held-out questions as QUESTIONS: the run's {why}")
     )
 
 
@@ -229,7 +230,7 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
     print_line(console, f"Is RL helping? {' '.join(said)}")
     if verdict.cause is not None:
         print_line(console, f"Most likely cause: {verdict.cause.title}")
-    if verdict.assumed is not None:
-        print_line(console, verdict.assumed)
+    if verdict.unknown_settings is not None:
+        print_line(console, verdict.unknown_settings)
     for finding in verdict.findings:
         print_line(console, f"- {finding.title}. {finding.evidence} → {finding.change}")

@@ -26,6 +26,9 @@ learning_rate = 5e-6
 """
 
 
+OFFLINE = "PPO with Regime W from collected rollouts"
+
+
 def write(run: Path, *rows: dict[str, Any], settings: str | None = SETTINGS) -> None:
     lines = [
         json.dumps({"step": step, "time/step_s": 2.0, **row}) for step, row in enumerate(rows, 1)
@@ -83,11 +86,49 @@ def test_where_steps_lack_their_time_there_is_no_time_in_all(
     assert progress(tmp_path) == ["step 3 of 12", "3 s a step"]
 
 
+def test_a_run_with_more_steps_than_its_settings_ask_for_is_finished_at_its_own(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, *[{}] * 13)
+    with Journal(tmp_path):
+        pass
+    assert progress(tmp_path)[:2] == ["step 13", "finished"]
+
+
+@pytest.mark.parametrize(
+    "settings", [None, "[ppo]\nno_such_key = 1\n", "[ppo]\n[run]\nnum_steps = 0\n"]
+)
+def test_without_readable_settings_it_is_not_known_whether_the_run_stopped_early(
+    settings: str | None, tmp_path: Path
+) -> None:
+    write(tmp_path, {}, {}, settings=settings)
+    with Journal(tmp_path):
+        assert progress(tmp_path)[:2] == ["step 2", "running"]
+    assert progress(tmp_path)[:2] == ["step 2", "not running"]
+
+
+def test_the_steps_of_lost_metrics_are_those_of_the_newest_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path)
+    with Journal(tmp_path):
+        pass
+    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+    assert progress(tmp_path) == [
+        "no step finished yet",
+        "not running, stopped before its last step",
+    ]
+    (tmp_path / "checkpoints/step-000007").mkdir()
+    lost = "its metrics are lost"
+    found = ["step 7 of 12", lost, "not running, stopped before its last step"]
+    assert progress(tmp_path) == found
+    (tmp_path / "checkpoints/step-000012").mkdir()
+    assert progress(tmp_path) == ["step 12 of 12", lost, "finished"]
+
+
 def test_what_is_not_recorded_is_left_out(tmp_path: Path) -> None:
     write(tmp_path, {"time/step_s": 1.0}, settings=None)
     run = read_run(tmp_path)
     assert progress_of(run, live=True) == ["step 1", "1 s in all, 1 s a step"]
-    assert (kind_of(run), setup_of(run)) == ("Online PPO with Regime W", [])
+    assert (kind_of(run), setup_of(run)) == ("PPO with Regime W", [])
     (tmp_path / "metrics.jsonl").unlink()
     assert progress(tmp_path) == ["no step finished yet"]
 
@@ -105,11 +146,32 @@ def test_a_run_of_train_offline_is_as_long_as_its_file(tmp_path: Path) -> None:
     write(tmp_path, {}, {}, settings=as_toml(config))
     (tmp_path / "rollouts.json").write_text(json.dumps(["digest"] * 5))
     run = read_run(tmp_path)
-    assert kind_of(run) == "PPO with Regime W from collected rollouts"
+    assert kind_of(run) == OFFLINE
     assert "rollouts r.jsonl" in setup_of(run)
     assert progress_of(run, live=False)[0] == f"step 2 of {math.ceil(5 * 2 / 4)}"
     (tmp_path / "rollouts.json").unlink()
     assert progress(tmp_path)[0] == "step 2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (SETTINGS, "Online PPO with Regime W"),
+        ("[ppo]\nno_such_key = 1\n", "Online PPO with Regime W"),
+        ('rollouts = "r.jsonl"\n[ppo]\nno_such_key = 1\n', OFFLINE),
+        ('rollouts = "r.jsonl"\n[ppo]\n[offline]\nno_such_key = 1\n', OFFLINE),
+        ("[run]\nno_such_key = 1\n", "PPO with Regime W"),
+    ],
+)
+def test_the_kind_of_a_run_is_known_from_settings_that_cannot_be_read_too(
+    settings: str, kind: str, tmp_path: Path
+) -> None:
+    write(tmp_path, {}, settings=settings)
+    run = read_run(tmp_path)
+    assert kind_of(run) == kind
+    is_readable = settings == SETTINGS
+    assert (run.config is not None, bool(setup_of(run))) == (is_readable, is_readable)
+    assert progress_of(run, live=False)[0] == ("step 1 of 12" if is_readable else "step 1")
 
 
 def test_the_folder_of_an_sft_is_no_run(tmp_path: Path) -> None:

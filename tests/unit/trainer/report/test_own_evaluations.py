@@ -52,7 +52,12 @@ def run_with(*evaluations: Metrics, follows_correct: float = 0.95) -> RunRecord:
         ),
         ({0: 144, 16: 100}, Outcome.HURTING, "No, it hurts.", "-22.0 points ["),
         ({0: 144, 16: 150}, Outcome.UNDECIDED, "Inconclusive.", "+3.0 points ["),
-        ({4: 100, 16: 150}, Outcome.HELPING, "Yes, since step 4.", "start was not evaluated."),
+        (
+            {4: 100, 16: 150},
+            Outcome.HELPING,
+            "Yes, since step 4.",
+            "No evaluation of the run's start is recorded.",
+        ),
         ({4: 150, 16: 100}, Outcome.HURTING, "No, it hurts, since step 4.", "50.0% [43.1, 56.9]"),
         ({16: 150}, Outcome.UNMEASURED, "Not measured.", "only evaluation so far"),
         ({}, Outcome.UNMEASURED, "Not measured.", "Evaluate the run's starting point"),

@@ -273,6 +273,14 @@ def test_a_run_with_metrics_alone_still_has_its_curves(run: Path) -> None:
         assert heading not in page.text
 
 
+def test_the_page_says_that_settings_cannot_be_read_without_findings_too(run: Path) -> None:
+    assert page_of(run).text.count("that it can read") == 1
+    (run / "config.toml").write_text("[ppo]\nkl_horizon = 10000\n")
+    assert page_of(run).text.count("that it can read") == 1
+    (run / "config.toml").write_text("[ppo]\n")
+    assert "that it can read" not in page_of(run).text
+
+
 def test_curves_without_data_are_left_out_and_gaps_stay_gaps(run: Path) -> None:
     write_lines(run / "metrics.jsonl", [{"step": 1, "reward/mean": 0.5}, {"step": 2}])
     page = page_of(run)

@@ -606,13 +606,31 @@ def test_findings_of_a_run_without_its_settings_say_that_they_name_defaults() ->
         return {"rollout/truncated": 0.5}
 
     known = record(truncated)
-    assert verdict_of(known).assumed is None
+    assert verdict_of(known).unknown_settings is None
     unknown = verdict_of(dataclasses.replace(known, config=None))
     assert unknown.findings
-    assert "are the defaults, not the run's" in (unknown.assumed or "")
+    assert "are the defaults, not the run's" in (unknown.unknown_settings or "")
     shown = io.StringIO()
     print_verdict(unknown, Console(file=shown, width=1000))
     assert "The run's settings are not known" in shown.getvalue()
+
+
+def test_settings_that_cannot_be_read_are_said_to_be_unknown_without_findings_too(
+    tmp_path: Path,
+) -> None:
+    verdict = verdict_of(dataclasses.replace(record(), config=None, folder=tmp_path))
+    assert not verdict.findings
+    assert "finds no config.toml that it can read." in (verdict.unknown_settings or "")
+    assert "findings" not in (verdict.unknown_settings or "")
+    assert "as QUESTIONS: the run's settings are not known" in verdict.evidence
+    assert "settings name none" not in verdict.evidence
+
+
+def test_how_to_measure_takes_the_kept_start_if_the_settings_are_not_known(tmp_path: Path) -> None:
+    unknown = dataclasses.replace(record(), config=None, folder=tmp_path)
+    assert '"Start=base"' in verdict_of(unknown).evidence
+    (tmp_path / "start").mkdir()
+    assert f'"Start={tmp_path / "start"}"' in verdict_of(unknown).evidence
 
 
 def test_few_steps_are_not_judged() -> None:

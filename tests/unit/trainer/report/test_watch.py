@@ -65,6 +65,16 @@ def test_the_page_waits_for_the_first_step_and_shows_steps_as_they_come(
     assert "step 2 of 9" in get(watch, "/")[1]
 
 
+def test_a_run_whose_metrics_were_lost_is_not_waiting_for_its_first_step(
+    run: Path, watch: Watch
+) -> None:
+    (run / "checkpoints/step-000009").mkdir(parents=True)
+    page = get(watch, "/")[1]
+    assert "step 9 of 9 · its metrics are lost · finished" in page
+    assert "Waiting for the first step" not in page
+    assert "the file was lost" in page
+
+
 def test_the_page_says_whether_the_run_goes_on(run: Path, watch: Watch) -> None:
     add_step(run, 1)
     assert json.loads(get(watch, "/state")[1])["is_running"] is None
