@@ -23,7 +23,7 @@ from trainer.export.versions import RunVersion, choose_version, journal_digest
 from trainer.io.base_record import read_base, require_same_base, write_base
 from trainer.io.disk import raise_disk_full
 from trainer.io.durable import fsync
-from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.kept_settings import read_run_config
 from trainer.model.base_files import load_tokenizer, require_base_model
 from trainer.report.run_record import RunRecord, read_run
 
@@ -44,9 +44,7 @@ def export(command: ExportCommand, say: Callable[[str], None]) -> str:
         DiskFullError: There is no space left.
     """
     run = read_run(command.run)
-    config = run.config
-    if config is None:
-        raise UsageError(f"{command.run / CONFIG_FILE}: no settings that this version can read")
+    config = run.config or read_run_config(command.run)  # which says what is wrong with them
     version = choose_version(command.run, step=command.step, best=command.best)
     require_base_model(config.policy.base_model)
     if command.merged:

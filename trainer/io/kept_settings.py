@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from inference_server.wire.json_and_toml import parse_toml
+from inference_server.wire.settings.errors import Source, error_lines, known_keys
 from inference_server.wire.settings.model import NULL
 from trainer.config.asking import CollectConfig
 from trainer.config.sft import SFTRunConfig
@@ -103,18 +104,18 @@ def read_kept(path: Path) -> KeptConfig:
 
     Raises:
         FileNotFoundError: There is no such file.
-        UsageError: The file is damaged, or no command that keeps settings can read it; names it.
+        UsageError: The file is damaged, or no command that keeps settings can read it; names it and the first such key.
     """
     tables = kept_tables(path)
     command = command_of(tables)
     if command is None:
         raise UsageError(f"{path}: not the settings that a command has kept")
+    kind = _KINDS[command]
     try:
-        return _KINDS[command].model_validate(tables)
+        return kind.model_validate(tables)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "configuration"
-        raise UsageError(f"{path}: {key}: {first['msg']}") from None
+        first, *_ = error_lines(error, [Source(values=tables)], set(known_keys(kind)))
+        raise UsageError(f"{path}: {first}") from None
 
 
 def kept_tables(path: Path) -> dict[str, Any]:
@@ -144,7 +145,14 @@ def is_as_kept(path: Path) -> bool:
 
 def command_of(kept: Mapping[str, Any]) -> str | None:
     """The command whose settings these are; None if no key shows it."""
-    return next((command for key, command in _COMMANDS.items() if key in kept), None)
+    return next(
+        (
+            command
+            for key, command in _COMMANDS.items()
+            if isinstance(kept.get(key), str if key == "rollouts" else dict)
+        ),
+        None,
+    )
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:

@@ -288,6 +288,29 @@ def test_the_folders_of_a_machine_are_cut_from_settings_that_name_files_and_from
     assert found["rollout"]["arms"] == [arm]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "[ppo]\nkl_horizon = 1",
+            r"ppo\.kl_horizon: unknown key; did you mean ppo\.kl_horizon_steps",
+        ),
+        (None, "there is no config.toml in it"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named_with_their_key(
+    change: str | None, said: str, run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    text = (copy / "config.toml").read_text()
+    (copy / "config.toml").unlink()
+    if change is not None:
+        (copy / "config.toml").write_text(text.replace("[ppo]", change))
+    with pytest.raises(UsageError, match=said):
+        exported(copy, tmp_path / "x", adapter=True)
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("held_out", ["/secret/held_out.jsonl", "null"])
 def test_a_card_says_where_other_questions_were_asked_without_folders(
     held_out: str, run: Path, tmp_path: Path

@@ -96,9 +96,12 @@ def test_settings_that_were_begun_with_the_eight_arms_spelt_out_resume(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("[ppo2]\nx = 1\n", "ppo2: Extra inputs"),
-        ("[data]\nno_key = 1\n", "data.no_key: Extra inputs"),
-        ("[run]\nnum_steps = 0\n", "run.num_steps: Input should be greater"),
+        ("[ppo2]\nx = 1\n", r"ppo2: unknown key; did you mean ppo\?"),
+        ("[data]\nno_key = 1\n", "data.no_key: unknown key"),
+        ("kl_horizon = 1\n", r"ppo.kl_horizon: unknown key; did you mean ppo\.kl_horizon_steps\?"),
+        ("[run]\nnum_steps = 0\n", r"run.num_steps: Input should be greater .*\(got 0\)"),
+        ("[[data]]\n", "data: must be a table"),
+        ("sft = 3\n", "ppo.sft: unknown key"),
     ],
 )
 def test_a_stored_file_that_is_not_valid_names_the_key(
@@ -113,6 +116,14 @@ def test_a_stored_file_that_is_not_valid_names_the_key(
 def test_a_file_that_no_command_has_kept_is_called_so(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text("[policy]\n")
     with pytest.raises(UsageError, match=r"config\.toml: not the settings that a command has kept"):
+        read_run_config(tmp_path)
+
+
+def test_a_key_of_another_command_that_is_no_table_does_not_hide_whose_settings_they_are(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / CONFIG_FILE).write_text(f"sft = 3\n{as_toml(TrainConfig())}")
+    with pytest.raises(UsageError, match=r"config\.toml: sft: unknown key"):
         read_run_config(tmp_path)
 
 
