@@ -36,7 +36,7 @@ from trainer.evaluation.records import (
 )
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all, is_evaluation
 from trainer.evaluation.tables import print_table
-from trainer.evaluation.training_settings import with_training_settings
+from trainer.evaluation.training_settings import own_configuration_lines, with_training_settings
 from trainer.io.base_record import BaseRecord, require_adapter_of
 
 OnProgress = Callable[[int, int], None]
@@ -165,14 +165,16 @@ def _result(
 def run_evaluation(config: EvaluationConfig) -> Evaluation:
     """Evaluate with a progress bar and print the table."""
     console = Console()
-    config, taken = with_training_settings(config)
+    given = config
+    config, taken = with_training_settings(given)
     if config.train_data is not None and "data" not in config.model_fields_set:
         require_held_out(DataConfig(source=config.train_data), "eval (or --data)")
 
     def say(line: str) -> None:
         print_line(console, line)
 
-    for line in [*contamination_lines(config), *([taken] if taken else [])]:
+    lines = [*contamination_lines(config), *own_configuration_lines(given)]
+    for line in [*lines, *([taken] if taken else [])]:
         say(line)
     with bar(console) as progress:
         task = progress.add_task("eval", total=None)

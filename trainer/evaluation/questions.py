@@ -1,7 +1,7 @@
 """The questions that an evaluation asks, and which of them its models were trained on."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -10,7 +10,7 @@ from trainer.config.sections import EvaluationConfig
 from trainer.data.contamination import find_overlap
 from trainer.data.sources import Record, load_records, stream_records
 from trainer.data.word_problems import Split
-from trainer.errors import DataError
+from trainer.errors import DataError, UsageError
 from trainer.evaluation.candidates import parse_candidates
 from trainer.io.adapter_settings import training_data
 
@@ -43,9 +43,17 @@ def asked_questions(config: EvaluationConfig) -> list[Record]:
 
 
 def contamination_lines(config: EvaluationConfig) -> list[str]:
-    """Overlap of the questions with the training data, one line for each known training source."""
-    asked, lines = asked_questions(config), []
-    for source, trained_on in sorted(_training_sources(config).items(), key=itemgetter(0)):
+    """Overlap of the questions with the training data, one line for each known training source.
+
+    There is one line more for each file of settings that would name a source but cannot be read.
+    """
+    asked = asked_questions(config)
+    sources, unreadable = _training_sources(config)
+    lines = [
+        f"warning: whether {config.data} has questions that were trained on was not checked: {flaw}"
+        for flaw in unreadable
+    ]
+    for source, trained_on in sorted(sources.items(), key=itemgetter(0)):
         most = _NUM_GENERATED if is_built_in(source) else trained_on.num_questions
         # A stream, because a file may be larger than what this machine has room for.
         training = stream_records(source, Split.TRAIN, num_records=most, shape=trained_on.shape)
@@ -61,16 +69,23 @@ def contamination_lines(config: EvaluationConfig) -> list[str]:
     return lines
 
 
-def _training_sources(config: EvaluationConfig) -> Mapping[str, _TrainedOn]:
-    """The known sources that the models were trained on."""
+def _training_sources(
+    config: EvaluationConfig,
+) -> tuple[Mapping[str, _TrainedOn], Sequence[str]]:
+    """The known sources that the models were trained on, and what is wrong with settings that cannot be read."""
     if config.train_data is not None:
         shape = RecordShape() if is_built_in(config.train_data) else config.data_shape
-        return {config.train_data: _TrainedOn(shape=shape, num_questions=sys.maxsize)}
+        return {config.train_data: _TrainedOn(shape=shape, num_questions=sys.maxsize)}, []
     found: dict[str, _TrainedOn] = {}
-    folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
-    for data in [training_data(folder) for folder in folders if folder is not None]:
+    flaws: list[str] = []
+    for folder in [candidate.model.folder for candidate in parse_candidates(config.models)]:
+        try:
+            data = None if folder is None else training_data(folder)
+        except UsageError as error:
+            flaws.append(str(error))
+            continue
         if data is not None:
             before = found[data.source].num_questions if data.source in found else 0
             num_questions = max(data.num_questions, before)
             found[data.source] = _TrainedOn(shape=data.shape, num_questions=num_questions)
-    return found
+    return found, list(dict.fromkeys(flaws))

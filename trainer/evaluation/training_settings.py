@@ -1,14 +1,16 @@
 """By default, asks models the held-out questions of the run or the SFT that trained them, and in the same way."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trainer.config.sections import DataConfig, EvaluationConfig, OfflineRunConfig, SFTRunConfig
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
-from trainer.io.adapter_settings import settings_of, training_data
+from trainer.io.adapter_settings import own_configuration, settings_of, training_data
 from trainer.io.change_text import sampled_arm
+from trainer.io.run_layout import run_of
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
 _OF_AN_SFT = ("arms", "prompt_format")
@@ -33,13 +35,12 @@ def with_training_settings(config: EvaluationConfig) -> tuple[EvaluationConfig, 
 
     Raises:
         UsageError: Two of the models were trained with different values of a key, they name no held-out
-            questions, or the settings of a run are damaged.
+            questions, or the settings that a key would be taken from cannot be read.
     """
     taken = _Taken(config)
-    folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
-    adapters = [folder for folder in folders if folder is not None]
+    adapters = _adapters(config)
     for adapter in adapters:
-        if (found := _settings_of(adapter)) is not None:
+        if (found := _settings_of(adapter, config)) is not None:
             taken.take(*found)
     if "data" not in config.model_fields_set:
         of_data = [each for each in map(_data_of, adapters) if each is not None]
@@ -57,6 +58,20 @@ def with_training_settings(config: EvaluationConfig) -> tuple[EvaluationConfig, 
         + "; flags override this"
     )
     return config.model_copy(update=changed), line
+
+
+def own_configuration_lines(config: EvaluationConfig) -> list[str]:
+    """One line for each adapter beside which somebody's own configuration stands, which says nothing of its training."""
+    lines = []
+    if missing := _not_given(config, ("data", *_OF_A_RUN)):
+        for adapter in _adapters(config):
+            with suppress(UsageError):  # all that would be taken from these settings is given
+                if (path := own_configuration(adapter)) is not None:
+                    lines.append(
+                        f"warning: {path}: not the settings that a command has kept, so nothing says how {adapter} was "
+                        f"asked in its training; {missing} say how to ask it"
+                    )
+    return lines
 
 
 class _Taken:
@@ -108,8 +123,16 @@ def _refuse_unknown(adapters: Sequence[Path]) -> None:
 
 
 def _data_of(adapter: Path) -> tuple[Path, DataConfig, bool] | None:
-    """The folder of the run or the SFT that an adapter belongs to, its data settings, and whether it is a run."""
-    data, found = training_data(adapter), settings_of(adapter)
+    """The folder of the run or the SFT that an adapter belongs to, its data settings, and whether it is a run.
+
+    Raises:
+        UsageError: The settings that a run's rollouts were collected with cannot be read.
+    """
+    found = settings_of(adapter)
+    try:
+        data = training_data(adapter)
+    except UsageError as error:
+        raise _unreadable(error, "--data") from None
     if data is None or found is None:
         return None
     return found[0], data, not isinstance(found[1], SFTRunConfig)
@@ -129,14 +152,41 @@ def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
     return {key: getattr(data, name) for key, name in _DATA.items()}
 
 
-def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """The folder of the run or the SFT that an adapter belongs to, and how it asked; None if no settings are found."""
-    if (found := settings_of(adapter)) is None:
+def _settings_of(adapter: Path, config: EvaluationConfig) -> tuple[Path, Mapping[str, Any]] | None:
+    """The folder of the run or the SFT that an adapter belongs to, and how it asked; None if no settings are found.
+
+    Raises:
+        UsageError: Its settings cannot be read, and the evaluation was not given all that would be taken from them.
+    """
+    try:
+        found = settings_of(adapter)
+    except UsageError as error:
+        keys = _OF_AN_SFT if run_of(adapter) is None else _OF_A_RUN
+        if missing := _not_given(config, ("data", *keys)):
+            raise _unreadable(error, missing) from None
+        return None
+    if found is None:
         return None
     folder, kept = found
     if isinstance(kept, SFTRunConfig):
         return folder, {key: getattr(kept, key) for key in _OF_AN_SFT}
     return folder, {key: getattr(kept.rollout, key) for key in _OF_A_RUN}
+
+
+def _adapters(config: EvaluationConfig) -> list[Path]:
+    folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
+    return [folder for folder in folders if folder is not None]
+
+
+def _not_given(config: EvaluationConfig, keys: Sequence[str]) -> str:
+    """The flags of those keys that the evaluation was not given."""
+    return ", ".join(f"--{key}" for key in keys if key not in config.model_fields_set)
+
+
+def _unreadable(error: UsageError, flags: str) -> UsageError:
+    return UsageError(
+        f"{error} (correct or restore this file, which says how the model was trained, or say with {flags} how to ask it)"
+    )
 
 
 def _asks_alike(key: str, first: Any, second: Any, config: EvaluationConfig) -> bool:

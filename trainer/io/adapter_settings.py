@@ -16,29 +16,69 @@ from trainer.io.base_record import BaseRecord, base_of, other_base
 from trainer.io.kept_settings import (
     CONFIG_FILE,
     KeptConfig,
+    command_of,
     kept_tables,
     read_kept,
     settings_beside,
 )
+from trainer.io.metrics_file import METRICS_FILE
 from trainer.io.paths import read_plain
-from trainer.io.run_layout import ROLLOUTS_FOLDER, run_of
+from trainer.io.run_layout import ROLLOUTS_FOLDER, has_begun, run_of, version_folders
 
 
 def settings_of(adapter: Path) -> tuple[Path, KeptConfig] | None:
     """The folder of the SFT or run that an adapter folder belongs to, with its settings; None if there are none.
 
     Raises:
-        UsageError: The run's settings are damaged.
+        UsageError: The settings that a command has kept there cannot be read; names the file and the key.
     """
-    if (kept := _readable(adapter / CONFIG_FILE)) is not None:
-        return adapter, kept
-    if (run := run_of(adapter)) is not None:
-        with suppress(FileNotFoundError):
-            kept_tables(run / CONFIG_FILE)
-        # A folder `adapters` may also stand beside somebody's own configuration, which no command has kept.
-        if (kept := _readable(run / CONFIG_FILE)) is not None:
-            return run, kept
+    for folder in _owners(adapter):
+        if (kept := _kept_in(folder)) is not None:
+            return folder, kept
     return None
+
+
+def own_configuration(adapter: Path) -> Path | None:
+    """Somebody's own configuration beside an adapter, if no command has kept settings there; else None.
+
+    Raises:
+        UsageError: See `settings_of`.
+    """
+    if settings_of(adapter) is not None:
+        return None
+    files = (folder / CONFIG_FILE for folder in _owners(adapter))
+    return next((file for file in files if file.exists()), None)
+
+
+def _owners(adapter: Path) -> list[Path]:
+    """The folders where an adapter's settings may be: its own, as of an SFT, and that of its run."""
+    return [folder for folder in (adapter, run_of(adapter)) if folder is not None]
+
+
+def _kept_in(folder: Path) -> KeptConfig | None:
+    """The settings in a folder; None if there are none, or only a configuration that no command has kept.
+
+    Raises:
+        UsageError: See `settings_of`.
+    """
+    try:
+        return read_kept(folder / CONFIG_FILE)
+    except FileNotFoundError:
+        return None
+    except UsageError:
+        if _is_kept(folder):
+            raise
+        return None
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether a command has kept the configuration in a folder, although it cannot be read."""
+    if has_begun(folder) or (folder / METRICS_FILE).exists():
+        return True
+    try:
+        return command_of(kept_tables(folder / CONFIG_FILE)) is not None
+    except UsageError:  # not TOML, as a file that was cut off
+        return bool(version_folders(folder))
 
 
 def adapter_prompt_format(adapter: Path) -> PromptFormat | None:
@@ -48,9 +88,12 @@ def adapter_prompt_format(adapter: Path) -> PromptFormat | None:
 
 
 def prompt_format_advice(config: TrainConfig) -> list[str]:
-    """One line if the adapter to start from was trained with prompts of another format, else none."""
+    """One line if the adapter to start from was trained with prompts of another format, or nobody can tell; else none."""
     adapter, asked_as = config.policy.adapter, config.rollout.prompt_format
-    kept = None if adapter is None else adapter_prompt_format(adapter)
+    try:
+        kept = None if adapter is None else adapter_prompt_format(adapter)
+    except UsageError as error:
+        return [f"whether {adapter} was trained with {asked_as} prompts was not checked: {error}"]
     if kept is None or kept == asked_as:
         return []
     return [
@@ -107,6 +150,9 @@ def training_data(adapter: Path) -> DataConfig | None:
 
     An SFT's ``num_questions`` is its number of examples. For a run of `train-offline` they are the settings that its file
     of rollouts was collected with, or the settings of the run that wrote this file.
+
+    Raises:
+        UsageError: Such settings cannot be read; names the file and the key.
     """
     found = settings_of(adapter)
     kept = None if found is None else found[1]
@@ -120,10 +166,9 @@ def training_data(adapter: Path) -> DataConfig | None:
 
 
 def _collected_with(rollouts: Path) -> KeptConfig | None:
-    kept = _readable(settings_beside(rollouts))
-    if kept is None and rollouts.parent.name == ROLLOUTS_FOLDER:
-        return _readable(rollouts.parent.parent / CONFIG_FILE)
-    return kept
+    with suppress(FileNotFoundError):
+        return read_kept(settings_beside(rollouts))
+    return _kept_in(rollouts.parent.parent) if rollouts.parent.name == ROLLOUTS_FOLDER else None
 
 
 def _readable(path: Path) -> KeptConfig | None:

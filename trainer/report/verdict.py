@@ -9,6 +9,7 @@ but the reward does not follow correctness, RL gets no credit: random rewards im
 import json
 import math
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,6 +18,7 @@ from scipy.stats import norm
 
 from inference_server.wire.schemas import adapter_name
 from trainer.console.terminal import print_line
+from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
 from trainer.evaluation.statistics import CONFIDENCE
 from trainer.evaluation.tables import p_value, signed
@@ -202,7 +204,9 @@ def _how_to_measure(run: RunRecord) -> str:
     )
     models = json.dumps([f"Start={start or 'base'}", f"PPO={newest}"], ensure_ascii=False)
     # `eval` takes the questions from the run's settings, or from those with which its rollouts were collected.
-    known = training_data(run.folder) if run.held_out is None else None
+    known = None
+    with suppress(UsageError):
+        known = training_data(run.folder) if run.held_out is None else None
     has_data = run.held_out is not None or (known is not None and known.held_out_source is not None)
     data = "" if has_data else " --data QUESTIONS"
     why = "settings name none" if is_known else "settings are not known"

@@ -110,8 +110,10 @@ def _free_settings(config: TrainConfig | OfflineRunConfig) -> Sequence[str]:
     """`FREE_SETTINGS`; for a run without held-out questions, also the setting that names them.
 
     This does not hold for a run with counterfactuals: it asks none that is held out, so that the setting decides what
-    it learns.
+    it learns. A run of `train-offline` has no such setting.
     """
+    if isinstance(config, OfflineRunConfig):
+        return FREE_SETTINGS
     kept = training_data(config.run.folder)
     if kept is None or kept.held_out_source is not None or kept.counterfactual:
         return FREE_SETTINGS

@@ -478,6 +478,18 @@ def test_the_command_prints_the_table_and_closes_the_connection(
     assert server.log[-1] == "closed"
 
 
+def test_the_command_says_that_somebody_s_own_configuration_tells_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = adapter(tmp_path / "adapters" / "mine")
+    (tmp_path / "config.toml").write_text("[mine]\n")
+    server = FakeServer({BASE: 2, f"policy-{NEXT_VERSION:06d}": 9})
+    monkeypatch.setattr("trainer.evaluation.ask.ArmsClient", lambda _: server)
+    run_evaluation(config("Base=base", f"Mine={folder}"))
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "config.toml: not the settings that a command has kept" in printed
+
+
 @pytest.mark.parametrize("explicit", [False, True])
 def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_path: Path) -> None:
     rows = [{"question": f"What is {i} plus {i}?", "answer": f"#### {2 * i}"} for i in range(8)]

@@ -1,5 +1,7 @@
 """Evaluated models are asked as they were trained, unless somebody says otherwise."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.errors import UsageError
-from trainer.evaluation.training_settings import with_training_settings
+from trainer.evaluation.questions import contamination_lines
+from trainer.evaluation.training_settings import own_configuration_lines, with_training_settings
 from trainer.io.kept_settings import CONFIG_FILE, as_toml, settings_beside
 
 SOLO = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
@@ -175,3 +178,110 @@ def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:
     (folder / CONFIG_FILE).write_text("not TOML [")
     config = asked("base", folder)
     assert with_training_settings(config) == (config, None)
+
+
+# --- settings that cannot be read -----------------------------------------------------------------
+
+DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
+    "an unknown key": (
+        lambda text: text.replace("[ppo]", "[ppo]\nkl_horizon = 10000"),
+        "ppo.kl_horizon: unknown key; did you mean ppo.kl_horizon_steps?",
+    ),
+    "an unknown table": (lambda text: f"{text}[nonsense]\n", "nonsense: unknown key"),
+    "empty": (lambda _: "", "not the settings that a command has kept"),
+    "cut off": (lambda text: text[: text.index("[ppo]") + 3], "Expected ']'"),
+}
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("of_the_run", ["", "adapters/policy-000003", "start"])
+def test_a_run_whose_settings_cannot_be_read_is_not_asked_with_defaults(
+    of_the_run: str, damage: Callable[[str], str], said: str, tmp_path: Path
+) -> None:
+    run = run_folder(tmp_path / "run", MATH)
+    adapter(run / "start")
+    (run / "journal.jsonl").write_text("{}\n")
+    path = run / CONFIG_FILE
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UsageError) as caught:
+        with_training_settings(asked("base", run / of_the_run, prompt_format="plain"))
+    line = str(caught.value)
+    assert line.startswith(f"{path}: {said}")
+    assert "say with --data, --arms, --stop, --max_tokens how to ask it" in line
+    assert "\n" not in line
+    given = {"data": "word-problems", "arms": (SOLO,), "stop": (), "max_tokens": 9}
+    config = asked("base", run / of_the_run, prompt_format="plain", **given)
+    assert with_training_settings(config) == (config, None)
+    (line,) = contamination_lines(config)
+    assert line.startswith("warning: whether word-problems has questions that were trained on was")
+    assert f"not checked: {path}: {said}" in line
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("", "not the settings"),
+        ("[sft", "Expected ']'"),
+        ("[sft]\nepochs = 1\n", "sft.epochs: unknown key"),
+    ],
+)
+def test_an_sft_whose_settings_cannot_be_read_is_not_asked_with_defaults(
+    damage: str, said: str, tmp_path: Path
+) -> None:
+    folder = adapter(tmp_path / "sft")
+    (folder / "metrics.jsonl").touch()
+    (folder / CONFIG_FILE).write_text(damage)
+    with pytest.raises(
+        UsageError, match=rf"config\.toml: {re.escape(said)}.*--data, --arms how to"
+    ):
+        with_training_settings(asked(folder, prompt_format="chat"))
+    config = asked(folder, prompt_format="chat", arms=(SOLO,), data="word-problems")
+    assert with_training_settings(config) == (config, None)
+
+
+def test_a_run_from_rollouts_whose_settings_cannot_be_read_is_not_asked_built_in_questions(
+    tmp_path: Path,
+) -> None:
+    folder = adapter(tmp_path / "offline/adapters/policy-000003").parents[1]
+    rollouts = tmp_path / "rollouts.jsonl"
+    offline = as_toml(
+        OfflineRunConfig.model_validate({"rollout": ROLLOUT, "rollouts": str(rollouts)})
+    )
+    (folder / CONFIG_FILE).write_text(f"nonsense = 1\n{offline}")
+    with pytest.raises(UsageError, match=r"offline/config\.toml: nonsense: unknown key .*--data"):
+        with_training_settings(asked(folder))
+    (folder / CONFIG_FILE).write_text(offline)
+    settings_beside(rollouts).write_text("nonsense = 1\n" + as_toml(CollectConfig()))
+    with pytest.raises(UsageError, match=r"rollouts\.jsonl\.toml: nonsense: unknown key .*--data"):
+        with_training_settings(asked(folder))
+    config, _ = with_training_settings(asked(folder, data="word-problems"))
+    assert config.max_tokens == 64
+
+
+def test_somebody_s_own_configuration_above_a_folder_of_rollouts_is_not_read(
+    tmp_path: Path,
+) -> None:
+    folder = adapter(tmp_path / "offline/adapters/policy-000003").parents[1]
+    offline = {"rollout": ROLLOUT, "rollouts": tmp_path / "rollouts/mine.jsonl"}
+    (folder / CONFIG_FILE).write_text(as_toml(OfflineRunConfig.model_validate(offline)))
+    (tmp_path / CONFIG_FILE).write_text("[mine]\nx = 1\n")
+    with pytest.raises(UsageError, match=r"offline was trained on .*mine.jsonl, and no settings"):
+        with_training_settings(asked(folder))
+
+
+@pytest.mark.parametrize("text", ["", "rollout = 3\n", "[mine]\nx = 1\n"])
+@pytest.mark.parametrize("of_a_run", [True, False])
+def test_somebody_s_own_configuration_is_named_where_defaults_may_hold(
+    of_a_run: bool, text: str, tmp_path: Path
+) -> None:
+    folder = adapter(tmp_path / "adapters/policy-000001")
+    path = (tmp_path if of_a_run else folder) / CONFIG_FILE
+    path.write_text(text)
+    config = asked("base", folder, max_tokens=9)
+    assert with_training_settings(config) == (config, None)
+    (line,) = own_configuration_lines(config)
+    assert line.startswith(f"warning: {path}: not the settings that a command has kept")
+    assert "--data, --arms, --prompt_format, --stop say how to ask it" in line
+    given = {"data": "word-problems", "arms": (SOLO,), "stop": (), "prompt_format": "chat"}
+    assert own_configuration_lines(config.model_copy(update=given)) == []
+    assert own_configuration_lines(asked("base", run_folder(tmp_path / "run"))) == []

@@ -18,7 +18,13 @@ from trainer.config.sections import (
 )
 from trainer.errors import UsageError
 from trainer.io.adapter_settings import kept_prompt_format, prompt_format_advice
-from trainer.io.kept_settings import CONFIG_FILE, as_toml, keep_settings, read_run_config
+from trainer.io.kept_settings import (
+    CONFIG_FILE,
+    as_toml,
+    keep_settings,
+    read_run_config,
+    settings_beside,
+)
 from trainer.run_state.run_folder import (
     open_run,
     require_whole_run,
@@ -177,6 +183,17 @@ def test_an_adapter_of_another_prompt_format_is_warned_about(tmp_path: Path) -> 
     assert "trained with plain prompts" in line
 
 
+def test_an_adapter_whose_settings_cannot_be_read_is_warned_about(tmp_path: Path) -> None:
+    path = tmp_path / CONFIG_FILE
+    path.write_text(f"prompt_fromat = 'chat'\n{as_toml(SFTRunConfig(prompt_format='plain'))}")
+    given = {"policy": {"adapter": tmp_path}, "rollout": {"prompt_format": "chat"}}
+    (line,) = prompt_format_advice(TrainConfig.model_validate(given))
+    assert line == (
+        f"whether {tmp_path} was trained with chat prompts was not checked: {path}: prompt_fromat: unknown key; "
+        "did you mean prompt_format?"
+    )
+
+
 @pytest.mark.parametrize("adapter", ["adapters/policy-000012", "start"])
 def test_an_adapter_in_the_folder_of_its_run_is_warned_about(adapter: str, tmp_path: Path) -> None:
     def advice(folder: Path) -> list[str]:
@@ -247,6 +264,17 @@ def test_a_run_without_held_out_questions_is_given_some_when_it_goes_on(
         open_run(config(), must_resume=True),
     ):
         pass
+
+
+def test_a_run_from_rollouts_resumes_even_if_their_settings_cannot_be_read(tmp_path: Path) -> None:
+    rollouts = tmp_path / "rollouts.jsonl"
+    settings_beside(rollouts).write_text("nonsense = 1\n" + as_toml(CollectConfig()))
+    config = OfflineRunConfig.model_validate(
+        {"rollouts": rollouts, "run": {"folder": tmp_path / "run"}}
+    )
+    for must_resume in (False, True):
+        with open_run(config, must_resume=must_resume):
+            (tmp_path / "run/checkpoints/step-000000").mkdir(parents=True, exist_ok=True)
 
 
 # --- whose settings a run's folder has -------------------------------------------------------------
