@@ -63,6 +63,7 @@ class MemoryServer(ServerStub):
 
     async def status(self) -> ServerStatus:
         return status_with(
+            has_chat_template=True,
             active_version=self.state.active,
             next_version=max(self.state.digests, default=-1) + 1,
             limits=limits_with(max_model_len_tokens=256),
