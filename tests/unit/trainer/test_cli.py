@@ -143,7 +143,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int | N
     """Exit code, output and errors of every command above, run in one process without torch."""
     base = tmp_path_factory.mktemp("base")
     (base / "config.json").write_text("{}")
-    (base / "config.toml").touch()  # of a run with the defaults
+    (base / "config.toml").write_text("[ppo]\n")  # of a run with the defaults
     commands = [*(f"{command} --help" for command in HELP), *MISTAKES]
     arguments = [command.replace("BASE", str(base)).split() for command in commands]
     for words in arguments:
