@@ -77,9 +77,10 @@ def _require_same_base(output: Path, stored: CollectedRows, status: ServerStatus
     now = status.base_fingerprint
     others = [before for before in stored.bases if before != now]
     if now is not None and others:
+        before = shortened(safe_line(others[0]))
         raise UsageError(
-            f"{output} has rows of a base with fingerprint {shortened(safe_line(others[0]))}, but {status.base_model}, which the server serves, "
-            f"has {now}: serve the former, or choose another output"
+            f"{output} has rows of a base with fingerprint {before}, but {status.base_model}, which the server serves, has "
+            f"{now}: serve the former, or choose another output"
         )
 
 
