@@ -408,6 +408,8 @@ def test_every_metric_of_the_dashboards_is_scraped(
     metrics_port = free_port()
     # The same server under two names, so that there are metrics of several servers as well.
     urls = [server.url, server.url.replace("127.0.0.1", "localhost")]
+    # Without a function of one's own there is no metric by function.
+    own_function = Path(__file__).parents[2] / "examples/short_answers.py"
     running = subprocess.Popen(
         train_command(
             server,
@@ -419,6 +421,7 @@ def test_every_metric_of_the_dashboards_is_scraped(
                 "run.evaluate_every": "1",
                 "run.num_evaluation_questions": "2",
                 "run.metrics_port": str(metrics_port),
+                "reward.functions": f'["regime_w", "{own_function}:reward"]',
             },
         ),
         stdout=subprocess.PIPE,
