@@ -149,11 +149,6 @@ def journal_lines(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def is_learning(run: Path) -> bool:
-    lines = journal_lines(run)
-    return lines > 0 and lines % 2 == 0
-
-
 def is_publishing(run: Path) -> bool:
     lines = journal_lines(run)
     return lines % 2 == 1 and len(metrics_of(run)) < lines // 2
@@ -188,49 +183,40 @@ def test_resumes_after_sigkills(server: ServerProcess, tiny_base: Path, tmp_path
     rows = [{"question": f"What is {i}?", "answer": f"#### {10**9 + i}"} for i in range(13)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {
-        "run.num_steps": "8",
+        "run.num_steps": "6",
         "run.checkpoint_every": "2",
         "data.source": str(data),
         "data.curriculum": "1",
     }
     command = train_command(server, tiny_base, run, **options)
     command.append("--rollout.dynamic_sampling")
-    kill_while(is_learning, command, run, 1)
-    kill_while(is_publishing, command, run, 3)
-    kill_while(is_saving, command, run, 5)
-    assert len(metrics_of(run)) < 8
+    kill_while(is_publishing, command, run, 1)
+    kill_while(is_saving, command, run, 3)
+    assert len(metrics_of(run)) < 6
 
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert [row["step"] for row in metrics_of(run)] == list(range(1, 9))
+    assert [row["step"] for row in metrics_of(run)] == list(range(1, 7))
     versions = [row["version"] for row in metrics_of(run)]
     # Published versions keep their numbers and none is published twice, as if the run had never been killed.
-    assert versions == list(range(int(versions[0]), int(versions[0]) + 8))
+    assert versions == list(range(int(versions[0]), int(versions[0]) + 6))
     assert status_of(server).active_version == versions[-1]
     # No question is ever solved, so every question was replaced while spares lasted: the questions of
     # each step, killed or not, are the last spares of an undisturbed stream.
     stream = QuestionStream(load_records(str(data), Split.TRAIN, num_records=13), seed=0)
     expected = [
-        [r.id for r in stream.take(2, num_spares=4, version=0).spares[2:]] for _ in range(8)
+        [r.id for r in stream.take(2, num_spares=4, version=0).spares[2:]] for _ in range(6)
     ]
-    journal = [run / f"rollouts/step-{step:06d}.jsonl" for step in range(1, 9)]
+    journal = [run / f"rollouts/step-{step:06d}.jsonl" for step in range(1, 7)]
     assert [
         [json.loads(line)["id"] for line in path.read_text().splitlines()] for path in journal
     ] == expected
     assert {row["rollout/num_replaced_groups"] for row in metrics_of(run)} == {4}
-    assert [row["rollout/lag"] for row in metrics_of(run)] == [0, *[1] * 7]
+    assert [row["rollout/lag"] for row in metrics_of(run)] == [0, *[1] * 5]
 
     replayed = run_trainer("replay", str(run), "--verify")
     assert replayed.returncode == 0, replayed.stdout
-    assert "8 steps, 9 adapters: all digests and metrics are as recorded" in replayed.stdout
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
-    assert "is finished: step 8" in again.stdout
-    path = run / "rollouts/step-000005.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
-    replayed = run_trainer("replay", str(run), "--verify")
-    assert replayed.returncode == 1
-    assert "first difference: step 5: " in replayed.stdout.splitlines()[-1]
+    assert "6 steps, 7 adapters: all digests and metrics are as recorded" in replayed.stdout
 
 
 def test_evaluates_while_it_trains_and_keeps_the_best(
