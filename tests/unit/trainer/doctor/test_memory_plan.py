@@ -136,13 +136,12 @@ CONVOLUTION = partial(
         (Qwen2Config, {}, FLOAT32),
         (Qwen2Config, {}, BFLOAT16),
         (Qwen2Config, {}, {**BFLOAT16, "autocast": True}),
+        # Many CPUs emulate bfloat16, some twenty times as slowly: the other shapes are in float32.
         (Qwen2Config, {}, {**FLOAT32, "gradient_checkpointing": True}),
         (Qwen2Config, GROUPED, FLOAT32),
-        (Qwen2Config, GROUPED, {**BFLOAT16, "gradient_checkpointing": True}),
+        (Qwen2Config, GROUPED, {**FLOAT32, "gradient_checkpointing": True}),
         (DELTA_RULE, {}, FLOAT32 | ALL_LINEAR),
-        (DELTA_RULE, {}, BFLOAT16 | ALL_LINEAR),
         (CONVOLUTION, {}, FLOAT32 | ALL_LINEAR),
-        (CONVOLUTION, {}, BFLOAT16 | ALL_LINEAR),
     ],
 )
 def test_the_trainers_plan_is_what_the_allocator_says(
