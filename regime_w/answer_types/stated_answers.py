@@ -7,6 +7,7 @@ option is A", "if the answer was A".
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 from regime_w.texts.announcements import (
@@ -26,6 +27,9 @@ from regime_w.texts.sentences import first_sentence, last_match, without_outer_m
 
 MAX_ANSWER_CHARS = 400
 """A longer statement is prose, not an answer."""
+
+_MAX_LOOKED_AT = 100
+"""The most boxes, and the most occurrences of "answer is", that are looked at, from the end of a text."""
 
 _VERB = re.compile(r"(?:is|was)", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
@@ -106,7 +110,7 @@ def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer 
 
 def _last_boxed(text: str) -> StatedAnswer | None:
     """What the last box that is not denied holds; empty if all are denied, or if it may only be an alternative to another."""
-    boxes = [*boxes_and_elements(text, MAX_ANSWER_CHARS)]
+    boxes = deque(boxes_and_elements(text, MAX_ANSWER_CHARS), maxlen=_MAX_LOOKED_AT)
     claimed = (box for box in reversed(boxes) if _is_claimed(text, box))
     last, other = next(claimed, None), next(claimed, None)
     if last is None:
@@ -148,7 +152,7 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer | No
     """The sentence after the last "answer is" that states one; empty if a later one denies it, or if all deny."""
     denials: list[str] = []
     end = len(text)
-    for found in reversed([*ANSWER_IS.finditer(text)]):
+    for found in reversed(deque(ANSWER_IS.finditer(text), maxlen=_MAX_LOOKED_AT)):
         if found["field"] and not is_in_object(text, found.start()):
             continue
         start, clause = found.end(), clause_start(text, found.start())
