@@ -7,13 +7,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from inference_server.errors import InvalidRequest
 from inference_server.wire.schemas import ArmCompletion, GroupScoresBody, Question
 from regime_w import AnswerType, ArmOutput, answer_type_of, compute_regime_w_scores
 from regime_w.algebra.math_process import LibraryMissing
+from regime_w.answer_types.mathematics import Mathematics
 
 _T = TypeVar("_T")
 
@@ -38,36 +40,34 @@ class Scorer:
         self, question: Question, completions: Sequence[ArmCompletion]
     ) -> GroupScoresBody:
         """Scores the completions of one question; its gold answer must have been checked."""
-        is_over = threading.Event()
-        try:
-            return await self._run(question, _score, question, completions, is_over)
-        finally:
-            is_over.set()
+        return await self._run(question, _score, question, completions)
 
     async def _run(self, question: Question, function: Callable[..., _T], *args: object) -> _T:
         thread = self._mathematics if question.answer_type == "math" else None
-        return await asyncio.get_running_loop().run_in_executor(thread, function, *args)
+        is_over = threading.Event()
+        try:
+            call = partial(function, *args, is_over)
+            return await asyncio.get_running_loop().run_in_executor(thread, call)
+        finally:
+            is_over.set()
 
 
-@dataclass(frozen=True, slots=True)
-class _Interruptible:
-    """An answer type that compares no more answers once nobody waits for the result."""
+def _answer_type(question: Question, is_over: threading.Event) -> AnswerType:
+    """The type of a question's answer, which compares no more mathematics once nobody waits for the result."""
 
-    answer_type: AnswerType
-    is_over: threading.Event
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.answer_type, name)
-
-    def equal(self, a: str | None, b: str | None) -> bool:
-        if self.is_over.is_set():
+    def end_if_over() -> None:
+        if is_over.is_set():
             raise asyncio.CancelledError
-        return self.answer_type.equal(a, b)
+
+    answer_type = answer_type_of(question.answer_type, question.choices)
+    if isinstance(answer_type, Mathematics):
+        return replace(answer_type, before_comparison=end_if_over)
+    return answer_type
 
 
-def _check_gold(index: int, question: Question) -> None:
+def _check_gold(index: int, question: Question, is_over: threading.Event) -> None:
     try:
-        answer_type = answer_type_of(question.answer_type, question.choices)
+        answer_type = _answer_type(question, is_over)
     except LibraryMissing as error:
         raise InvalidRequest(
             f"question {question.id!r}: {error}", f"questions.{index}.answer_type"
@@ -82,12 +82,9 @@ def _check_gold(index: int, question: Question) -> None:
 def _score(
     question: Question, completions: Sequence[ArmCompletion], is_over: threading.Event
 ) -> GroupScoresBody:
-    answer_type = answer_type_of(question.answer_type, question.choices)
+    answer_type = _answer_type(question, is_over)
     outputs = [ArmOutput.from_text(each.arm, each.text, answer_type) for each in completions]
     scores = compute_regime_w_scores(
-        question.question,
-        outputs,
-        question.gold,
-        answer_type=cast(AnswerType, _Interruptible(answer_type, is_over)),
+        question.question, outputs, question.gold, answer_type=answer_type
     )
     return GroupScoresBody.model_validate(scores, from_attributes=True)

@@ -9,7 +9,7 @@ answer reaches. A run's journal keeps rewards, so replaying it compares nothing 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from regime_w.algebra import equations
@@ -63,9 +63,16 @@ _UNNOTICED = tuple(
 _RELATION_FIRST = re.compile(r"[<>≈~]|\\(?:[lg]eq?|[lg]t|neq?|approx|sim|n[lg]eq)(?![A-Za-z])")
 
 
+def _go_on() -> None:
+    """Every comparison is made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mathematics:
     """An expression, set, interval, tuple or equation, a number, or a word or three."""
+
+    before_comparison: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
+    """Called before each comparison by math-verify; what it raises ends `read_gold` or `equal`, which may make many."""
 
     name: ClassVar[AnswerTypeName] = "math"
     choices: ClassVar[tuple[str, ...]] = ()
@@ -125,38 +132,43 @@ class Mathematics:
         if a is None or b is None or a == b:
             return a is not None and a == b
         if equations.has_equation(a) or equations.has_equation(b):
-            return equations.are_equivalent(a, b, self._are_equal_parts, _at_most(_MAX_COMPARED))
+            return equations.are_equivalent(
+                a, b, self._are_equal_parts, self._at_most(_MAX_COMPARED)
+            )
         if (_number(a) and _number(b)) or _WORDS.fullmatch(a) or _WORDS.fullmatch(b):
             return False
         if _NAME.fullmatch(a) and _NAME.fullmatch(b):
             return False
         if any(_SET.fullmatch(x) and _is_tuple_or_interval(y) for x, y in ((a, b), (b, a))):
             return False
-        return _verify(a, b)
+        return self._verify(a, b)
 
     def _is_comparable(self, part: str) -> bool:
         """Whether an answer or a part of it can be read and compared."""
         part = self.read(part) or ""
-        return _is_known(part) or are_equal(part, part)
+        return _is_known(part) or self._compared(part, part)
 
     def _are_equal_parts(self, a: str, b: str) -> bool:
         """As `equal`, for the sides of equations."""
         return self.equal(self.read(a), self.read(b))
 
+    def _at_most(self, num_compared: int) -> Callable[[str, str], bool]:
+        """A function that lets math-verify compare so many pairs of texts; further pairs count as different."""
+        left = iter(range(num_compared))
+        return lambda a, b: next(left, None) is not None and self._verify(a, b)
 
-def _at_most(num_compared: int) -> Callable[[str, str], bool]:
-    """A function that lets math-verify compare so many pairs of texts; further pairs count as different."""
-    left = iter(range(num_compared))
-    return lambda a, b: next(left, None) is not None and _verify(a, b)
+    def _verify(self, a: str, b: str) -> bool:
+        """Whether math-verify finds two texts equal, and they agree in all that it ignores."""
+        if any(pattern.findall(a) != pattern.findall(b) for pattern in _UNNOTICED):
+            return False
+        # Not only as many primes, but on the same letters: u'v is not uv'.
+        first, second = (_PRIMED.sub(_as_symbol, text) for text in (a, b))
+        return self._compared(first, second)
 
-
-def _verify(a: str, b: str) -> bool:
-    """Whether math-verify finds two texts equal, and they agree in all that it ignores."""
-    if any(pattern.findall(a) != pattern.findall(b) for pattern in _UNNOTICED):
-        return False
-    # Not only as many primes, but on the same letters: u'v is not uv'.
-    first, second = (_PRIMED.sub(_as_symbol, text) for text in (a, b))
-    return are_equal(first, second)
+    def _compared(self, a: str, b: str) -> bool:
+        """Whether math-verify reads both texts and finds them equal."""
+        self.before_comparison()
+        return are_equal(a, b)
 
 
 def _as_symbol(found: re.Match[str]) -> str:

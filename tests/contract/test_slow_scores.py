@@ -19,9 +19,10 @@ QUESTION = {"id": "a", "question": "?", "gold": r"\boxed{x^2+1}", "answer_type":
 
 
 class Comparisons:
-    """Comparisons that do not end while `go_on` is not set; gold answers are read at once."""
+    """Comparisons that do not end while `go_on` is not set; gold answers are read at once, unless `with_golds` is set."""
 
     def __init__(self) -> None:
+        self.with_golds = False
         self.go_on = threading.Event()
         self.began = asyncio.Event()
         self.pairs: set[tuple[str, str]] = set()
@@ -29,13 +30,13 @@ class Comparisons:
         self._loop = asyncio.get_running_loop()
 
     def are_equal(self, a: str, b: str) -> bool:
-        if a == b:
+        if a == b and not self.with_golds:
             return True
         self.pairs.add((a, b))
         self.threads.add(threading.current_thread().name)
         self._loop.call_soon_threadsafe(self.began.set)
         assert self.go_on.wait(WAIT_S)
-        return False
+        return a == b
 
 
 @pytest.fixture
@@ -73,6 +74,37 @@ async def test_scores_that_are_not_ready_in_time_end_the_request(
     comparisons.go_on.set()
     await all_compared(client)
     assert len(comparisons.pairs) == 2, "a request that has ended was compared further"
+
+
+async def test_a_gold_answer_that_is_not_read_in_time_holds_up_nobody(
+    client: Client, comparisons: Comparisons
+) -> None:
+    """Each of its parts is compared with itself, to see that it can be read."""
+    comparisons.with_golds = True
+    question = {**QUESTION, "gold": ", ".join(f"x = a^{power}" for power in range(2, 20))}
+    late = await client.arms(questions=[question], score=True, timeout_s=0.2)
+    assert late.status_code == 408
+    assert len(comparisons.pairs) == 1
+    comparisons.go_on.set()
+    await all_compared(client)
+    assert len(comparisons.pairs) == 2, "a gold answer was read further than anybody waited"
+
+
+async def test_one_pair_of_answers_may_be_many_comparisons(
+    client: Client, engine: FakeEngine, comparisons: Comparisons
+) -> None:
+    """Two lists of equations are compared equation by equation."""
+    listed = ", ".join(f"x = {{}}^{power}" for power in range(2, 20))
+    engine.break_completion = lambda each: replace(
+        each, text=rf"\boxed{{{listed.replace('{}', 'a')}, y = 1}}"
+    )
+    question = {**QUESTION, "gold": rf"\boxed{{{listed.replace('{}', 'b')}, y = 1}}"}
+    late = await client.arms(questions=[question], score=True, timeout_s=0.2)
+    assert late.status_code == 408
+    assert len(comparisons.pairs) == 1
+    comparisons.go_on.set()
+    await all_compared(client)
+    assert len(comparisons.pairs) == 1, "a request that has ended was compared further"
 
 
 async def test_a_client_that_leaves_ends_the_comparisons(
