@@ -46,8 +46,8 @@ class AnswerType(Protocol):
     def read_gold(self, text: str) -> str | None:
         """Reads a gold answer, which stands alone or ends a solution; None if it cannot be read."""
 
-    def has_one_form(self, answer: str) -> bool:
-        """Whether a canonical answer has no other form: two different texts of such answers are never equal."""
+    def may_be_equal(self, a: str, b: str) -> bool:
+        """Whether two different canonical answers may be equal, as far as can be told at once."""
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether two canonical answers are equal; None equals nothing, not even itself."""
@@ -58,28 +58,25 @@ def merged(
 ) -> list[str | None]:
     """The answers, with equal ones replaced by the text of the first of them, so that texts can be counted.
 
-    Answers that have several forms, and do not equal the gold answer, are compared with the others until `_MAX_COMPARED`
-    pairs were; from then on they equal only the same text.
+    Answers that do not equal the gold answer are compared with each other until `_MAX_COMPARED` pairs that may be equal
+    were; from then on they equal only the same text.
 
     Args:
         answers: Canonical answers.
         gold: The canonical gold answer; None if there is none. All answers that equal it count as equal.
         answer_type: The type of all of them.
     """
-    has_one_form = {each: answer_type.has_one_form(each) for each in answers if each is not None}
-    if all(has_one_form.values()) and (gold is None or answer_type.has_one_form(gold)):
-        return list(answers)
     right: list[str] = []
     wrong: list[str] = []
     known: dict[str, str] = {}
     pairs_left = iter(range(_MAX_COMPARED))
 
     def are_same(a: str, b: str) -> bool:
-        if has_one_form[a] and has_one_form[b]:
+        if not answer_type.may_be_equal(a, b):
             return False
         return next(pairs_left, None) is not None and answer_type.equal(a, b)
 
-    for answer in has_one_form:
+    for answer in dict.fromkeys(each for each in answers if each is not None):
         is_right = answer_type.equal(answer, gold)
         peers = right if is_right else wrong
         known[answer] = next((peer for peer in peers if is_right or are_same(answer, peer)), answer)

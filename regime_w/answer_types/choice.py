@@ -141,9 +141,9 @@ class Choice:
             if letter and alone == letter.lower()
         )
 
-    def has_one_form(self, answer: str) -> bool:
-        """Always."""
-        return True
+    def may_be_equal(self, a: str, b: str) -> bool:
+        """Never: an answer has one form."""
+        return False
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the letters are the same."""

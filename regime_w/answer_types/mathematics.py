@@ -119,9 +119,15 @@ class Mathematics:
         parts = equations.parts(gold) if equations.has_equation(gold) else [gold]
         return gold if all(map(self._is_comparable, parts)) else None
 
-    def has_one_form(self, answer: str) -> bool:
-        """Whether it is a number or words, which need no computer algebra among themselves."""
-        return _is_known(answer)
+    def may_be_equal(self, a: str, b: str) -> bool:
+        """Whether neither is words, and they are not two numbers, two names, or a set and a tuple; equations always may."""
+        if equations.has_equation(a) or equations.has_equation(b):
+            return True
+        if (_number(a) and _number(b)) or _WORDS.fullmatch(a) or _WORDS.fullmatch(b):
+            return False
+        if _NAME.fullmatch(a) and _NAME.fullmatch(b):
+            return False
+        return not any(_SET.fullmatch(x) and _is_tuple_or_interval(y) for x, y in ((a, b), (b, a)))
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether math-verify finds ``a`` equal to the gold answer ``b``; numbers and words are compared exactly.
@@ -131,16 +137,12 @@ class Mathematics:
         """
         if a is None or b is None or a == b:
             return a is not None and a == b
+        if not self.may_be_equal(a, b):
+            return False
         if equations.has_equation(a) or equations.has_equation(b):
             return equations.are_equivalent(
                 a, b, self._are_equal_parts, self._at_most(_MAX_COMPARED)
             )
-        if (_number(a) and _number(b)) or _WORDS.fullmatch(a) or _WORDS.fullmatch(b):
-            return False
-        if _NAME.fullmatch(a) and _NAME.fullmatch(b):
-            return False
-        if any(_SET.fullmatch(x) and _is_tuple_or_interval(y) for x, y in ((a, b), (b, a))):
-            return False
         return self._verify(a, b)
 
     def _is_comparable(self, part: str) -> bool:

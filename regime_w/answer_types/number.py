@@ -38,9 +38,9 @@ class Number:
         """See `regime_w.extract_gold`."""
         return extract_gold(text)
 
-    def has_one_form(self, answer: str) -> bool:
-        """Always."""
-        return True
+    def may_be_equal(self, a: str, b: str) -> bool:
+        """Never: an answer has one form."""
+        return False
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Exact equality."""

@@ -149,6 +149,15 @@ def test_numbers_and_words_are_not_compared_in_pairs(compared: list[tuple[str, s
     assert scores.answers[:2] == ("x+y", "x+y")
 
 
+def test_words_take_none_of_the_pairs_from_expressions(compared: list[tuple[str, str]]) -> None:
+    """A word equals no expression, which takes no comparison to tell."""
+    words = [rf"\boxed{{{'a' * length}b}}" for length in range(2, 32)]
+    texts = [*words, r"\boxed{x+y}", r"\boxed{y+x}"]
+    scores = compute_regime_w_scores("?", many(texts), None, answer_type=Mathematics())
+    assert scores.answers[-2:] == ("x+y", "x+y")
+    assert compared == [("y+x", "x+y")]
+
+
 def test_right_numbers_are_one_answer_whatever_form_the_gold_has(
     compared: list[tuple[str, str]],
 ) -> None:
