@@ -16,7 +16,7 @@ _OTHER_FUNCTIONS_KEYS = ("functions", "weights", "timeout_s")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 if the command line, configuration or file is invalid."""
+    """Returns the exit code: 0, 2 if the command line, configuration or file is invalid, or 130 after Ctrl-C."""
     arguments = vars(_parser().parse_args(argv))
     del arguments["command"]
     path, config_file = arguments.pop("file"), arguments.pop("config", None)
@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     except RescoreError as error:
         print(f"regime_w: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("regime_w: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -210,6 +210,17 @@ def test_a_wrong_command_is_one_line_and_2(
     assert err.count("\n") == 1
 
 
+def test_an_interrupted_command_is_one_line_and_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regime_w.__main__.rescore_file", interrupted)
+    assert main(["score", str(tmp_path / "r.jsonl")]) == 130
+    assert capsys.readouterr().err == "regime_w: interrupted\n"
+
+
 def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["score", "--help"])
