@@ -18,6 +18,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inference_server.errors import TooLarge
@@ -45,6 +46,8 @@ _RETIRED_FILE = "retired"
 _RECORD_BYTES = 128
 _REFUSED_PREFIX = "refused-"
 _VERSION_FOLDER = re.compile(r"policy-([0-9]{6,9})")
+
+_log = structlog.get_logger()
 
 
 class AdapterDamaged(Exception):
@@ -209,11 +212,18 @@ class AdapterFolder:
         return self.path_of(version)
 
     def read_record(self) -> RegistryRecord:
-        """The last record; an empty one if there is none or it cannot be read."""
+        """The last record; an empty one if there is none. One that cannot be read is set aside with a warning."""
+        path = self._root / RECORD_FILE
         try:
-            return RegistryRecord.model_validate_json(_read_small(self._root / RECORD_FILE))
-        except (OSError, ValidationError):
+            return RegistryRecord.model_validate_json(_read_small(path))
+        except FileNotFoundError:
             return RegistryRecord()
+        except (OSError, ValidationError):
+            with suppress(OSError):
+                path = path.rename(self._root / f"{_REFUSED_PREFIX}{RECORD_FILE}")
+            lost = "which version was active, the next one's number, and the base's fingerprint"
+            _log.warning("record_unreadable", path=str(path), lost=lost)
+        return RegistryRecord()
 
     def write_record(self, record: RegistryRecord) -> None:
         """Overwrites the record in place with one write: a rename over a file waits for the disk."""

@@ -296,6 +296,7 @@ async def test_names_that_are_no_versions_are_passed_over(
 @pytest.mark.parametrize(
     "record",
     [
+        b"",
         b"{",
         b"\xff",
         b"[" * 2000,
@@ -309,7 +310,13 @@ async def test_a_record_that_cannot_be_read_costs_only_the_active_version(
 ) -> None:
     await client.put_adapter(1)
     (state_dir / "registry.json").write_bytes(record)
-    restarted, _ = await restart()
+    with capture_logs() as lines:
+        restarted, _ = await restart()
+    (warning,) = (line for line in lines if line["log_level"] == "warning")
+    aside = state_dir / "refused-registry.json"
+    assert warning["path"] == str(aside)
+    assert "which version was active" in warning["lost"]
+    assert aside.read_bytes() == record
     status = (await restarted.get("/v1/status")).json()
     assert (status["active_version"], status["next_version"]) == (None, 2)
     assert [version["version"] for version in status["versions"]] == [1]
