@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks.arguments import benchmark_parser
 from regime_w import ArmOutput, extract_answer, reward_group
 from regime_w.worked_steps.parsing import parse_equations
 
@@ -68,6 +69,7 @@ def score(texts: list[tuple[str, str]]) -> object:
 
 
 def main() -> None:
+    benchmark_parser(__doc__).parse_args()
     print(f"{'arms':>5}{'words':>7}{'groups/s':>10}{'µs/(arm·word)':>15}{'spread':>8}")
     for num_arms, num_words in [
         (8, 40), (8, 150), (8, 400), (8, 1500), (2, 150), (16, 150), (32, 150), (64, 150),
