@@ -30,7 +30,8 @@ def settings_of(adapter: Path) -> tuple[Path, KeptConfig] | None:
     """The folder of the SFT or run that an adapter folder belongs to, with its settings; None if there are none.
 
     Raises:
-        UsageError: The settings that a command has kept there cannot be read; names the file and the key.
+        UsageError: The settings that a command has kept there cannot be read, or a run that has begun has lost them; names
+            the file and the key.
     """
     for folder in _owners(adapter):
         if (kept := _kept_in(folder)) is not None:
@@ -61,9 +62,12 @@ def _kept_in(folder: Path) -> KeptConfig | None:
     Raises:
         UsageError: See `settings_of`.
     """
+    path = folder / CONFIG_FILE
     try:
-        return read_kept(folder / CONFIG_FILE)
+        return read_kept(path)
     except FileNotFoundError:
+        if has_begun(folder):
+            raise UsageError(f"{path}: missing, and the run has begun") from None
         return None
     except UsageError:
         if _is_kept(folder):
@@ -109,7 +113,12 @@ def base_advice(policy: PolicyConfig) -> list[str]:
     """
     if policy.adapter is None:
         return []
-    trained = base_of(policy.adapter) or _named_base(policy.adapter)
+    try:
+        trained = base_of(policy.adapter) or _named_base(policy.adapter)
+    except UsageError as error:
+        return [
+            f"whether {policy.adapter} was trained on {policy.base_model} was not checked: {error}"
+        ]
     now = BaseRecord.of(policy.base_model, policy.quantization)
     if (line := other_base(trained, now)) is None:
         return []
@@ -119,15 +128,19 @@ def base_advice(policy: PolicyConfig) -> list[str]:
 
 
 def _named_base(adapter: Path) -> BaseRecord | None:
-    """The base that an adapter's own configuration names, as its files are now; None if it names none."""
+    """The base that an adapter's own configuration names, as its files are now; None if it names none.
+
+    Raises:
+        UsageError: See `settings_of`.
+    """
     try:
         named = parse_json(read_plain(adapter / ADAPTER_CONFIG_FILE))
-        found = settings_of(adapter)
-    except (OSError, ValueError, RecursionError, UsageError):
+    except (OSError, ValueError, RecursionError):
         return None
     name = named.get("base_model_name_or_path") if isinstance(named, dict) else None
     if not isinstance(name, str):
         return None
+    found = settings_of(adapter)
     policy = None if found is None else _policy(found[1])
     return BaseRecord.of(name, None if policy is None else policy.quantization)
 

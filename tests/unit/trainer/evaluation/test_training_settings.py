@@ -182,7 +182,7 @@ def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:
 
 # --- settings that cannot be read -----------------------------------------------------------------
 
-DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
+DAMAGE: dict[str, tuple[Callable[[str], str | None], str]] = {
     "an unknown key": (
         lambda text: text.replace("[ppo]", "[ppo]\nkl_horizon = 10000"),
         "ppo.kl_horizon: unknown key; did you mean ppo.kl_horizon_steps?",
@@ -190,19 +190,22 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "an unknown table": (lambda text: f"{text}[nonsense]\n", "nonsense: unknown key"),
     "empty": (lambda _: "", "not the settings that a command has kept"),
     "cut off": (lambda text: text[: text.index("[ppo]") + 3], "Expected ']'"),
+    "missing": (lambda _: None, "missing, and the run has begun"),
 }
+"""What becomes of a text, None if its file is removed, and what is said of it."""
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("of_the_run", ["", "adapters/policy-000003", "start"])
 def test_a_run_whose_settings_cannot_be_read_is_not_asked_with_defaults(
-    of_the_run: str, damage: Callable[[str], str], said: str, tmp_path: Path
+    of_the_run: str, damage: Callable[[str], str | None], said: str, tmp_path: Path
 ) -> None:
     run = run_folder(tmp_path / "run", MATH)
     adapter(run / "start")
     (run / "journal.jsonl").write_text("{}\n")
     path = run / CONFIG_FILE
-    path.write_text(damage(path.read_text()))
+    damaged = damage(path.read_text())
+    path.unlink() if damaged is None else path.write_text(damaged)
     with pytest.raises(UsageError) as caught:
         with_training_settings(asked("base", run / of_the_run, prompt_format="plain"))
     line = str(caught.value)

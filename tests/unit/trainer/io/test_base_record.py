@@ -120,6 +120,11 @@ def test_an_adapter_from_before_the_record_names_its_base_itself(
     four_bits = SFTRunConfig(policy=policy_on(first, quantization="nf4"))
     keep_settings(adapter / CONFIG_FILE, four_bits, free=())
     assert base_advice(policy) == []
+    # Whether it was in 4 bits is not known.
+    (adapter / CONFIG_FILE).write_text("[sft]\nepochs = 1\n")
+    (line,) = base_advice(policy)
+    assert line.startswith(f"whether {adapter} was trained on {second} was not checked: {adapter}/")
+    assert "sft.epochs: unknown key" in line
 
 
 def test_a_version_in_the_current_folder_is_of_the_run_around_it(
