@@ -3,8 +3,9 @@
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from trainer.io.paths import open_plain
 
 _log = logging.getLogger(__name__)
 _LOCK_FILE = ".lock"
+_TRIES, _WAIT_S = 20, 0.05
+"""How often a taken lock is asked for, and how long is waited in between: who only looks whether a file is locked, as
+`watch` does, has a lock for a moment itself."""
 
 
 def lock(file: FileIO, path: Path, *, taken: str) -> None:
@@ -27,9 +31,8 @@ def lock(file: FileIO, path: Path, *, taken: str) -> None:
         UsageError: Another process has locked the file.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # which of them depends on the file system
-        raise UsageError(taken) from None
+        if not _could_lock(file):
+            raise UsageError(taken)
     except OSError as error:
         _log.warning(
             'event=not_locked path=%s reason="%s" advice="start no second process that writes it"',
@@ -40,6 +43,18 @@ def lock(file: FileIO, path: Path, *, taken: str) -> None:
     # Whoever had the lock may have removed the file since it was opened here: others would lock a new one.
     if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
         raise UsageError(taken)
+
+
+def _could_lock(file: FileIO) -> bool:
+    """Whether the file could be locked, which another process may prevent."""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_WAIT_S)
+        # Which of them depends on the file system.
+        with suppress(BlockingIOError, PermissionError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 @contextmanager

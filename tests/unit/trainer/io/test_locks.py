@@ -2,12 +2,14 @@
 
 import errno
 import fcntl
+import time
 from pathlib import Path
 
 import pytest
 
 from trainer.errors import UsageError
 from trainer.io.locks import locked_folder
+from trainer.run_state.journal import Journal, is_at_work
 
 
 def test_a_folder_has_one_lock_and_gives_it_back(tmp_path: Path) -> None:
@@ -33,3 +35,15 @@ def test_a_file_system_without_locks_is_warned_of(
         (message,) = caplog.messages
     assert message.startswith(f"event=not_locked path={tmp_path}")
     assert "No locks available" in message
+
+
+def test_a_look_at_the_lock_of_a_journal_keeps_no_trainer_from_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path):
+        assert is_at_work(tmp_path)
+    look = (tmp_path / "journal.jsonl").open("rb")
+    fcntl.flock(look, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    monkeypatch.setattr(time, "sleep", lambda _: look.close())
+    with Journal(tmp_path):
+        assert look.closed
