@@ -18,6 +18,7 @@ from inference_server.wire.schemas import (
     ArmGroup,
     ArmsRequest,
     ServerStatus,
+    adapter_name,
 )
 from trainer.client.ask_groups import LostError, ask_again, ask_groups
 from trainer.client.protocol import AdapterServer
@@ -60,12 +61,12 @@ class AskedModel:
 
         Raises:
             ServerError: The answer was lost again and again for ``give_up_after_s``, or the server refused.
-            UsageError: The version was lost, and its folder is not what it was any more.
+            UsageError: The version was lost, and it has no folder, or its folder is not what it was any more.
         """
 
         async def ask_once() -> _T:
             if self._folder is None:
-                return await ask(self.version)
+                return await self._ask_served(ask)
             with suppress(_VersionLostError):
                 return await _ask(ask, self.version)
             await self._restore(self._folder)
@@ -117,6 +118,20 @@ class AskedModel:
         with suppress(ServerError):
             if self._is_own and self.version is not None:
                 await _remove(self._client, self.version)
+
+    async def _ask_served(self, ask: Callable[[int | None], Awaitable[_T]]) -> _T:
+        """Ask the base, or a version that somebody else has uploaded."""
+        try:
+            return await ask(self.version)
+        except NotFoundError:
+            served = {info.version: info.name for info in (await self._client.status()).versions}
+            if self.version is None or self.version in served:
+                raise
+            raise UsageError(
+                f"{adapter_name(self.version)} was retired by the server while it was asked (now there are "
+                f"{', '.join(['base', *served.values()])}): name its adapter folder instead, which is uploaded again if "
+                "that happens"
+            ) from None
 
     async def _restore(self, folder: Path) -> bool:
         """Upload the folder again unless the server holds it; returns whether it did."""

@@ -205,5 +205,5 @@ async def test_a_version_that_is_lost_each_time_is_given_up(folder: Path) -> Non
 
 async def test_a_served_version_without_a_folder_cannot_be_restored() -> None:
     server = FakeServer()
-    with pytest.raises(ServerRejectedError, match="version 3 is not loaded"):
+    with pytest.raises(UsageError, match=r"^policy-000003 was retired by the server .* are base\)"):
         await ask(server, AskedModel(server, 3))

@@ -322,6 +322,29 @@ async def test_an_upload_that_the_server_retired_by_itself_is_no_error(tmp_path:
     assert found.models[0].accuracy.value == 0.3
 
 
+async def test_a_version_without_a_folder_that_is_retired_meanwhile_is_named() -> None:
+    class Retiring(FakeServer):
+        async def complete(
+            self, version: int | None, questions: list[str], prompt: GreedyPrompt
+        ) -> list[TextCompletion]:
+            if version not in self.versions:
+                raise NotFoundError(404, f"version {version} is not loaded")
+            found = await super().complete(version, questions, prompt)
+            self.versions = {13: adapter_with(13)}
+            return found
+
+    server = Retiring({"policy-000012": 3}, active=12)
+    with pytest.raises(
+        UsageError,
+        match=r"^policy-000012 was retired by the server .*\(now there are base, policy-000013\): name its adapter folder",
+    ):
+        await run(server, config("PPO=policy-000012", batch_size=5))
+    server = Retiring({"policy-000012": 3}, active=12)
+    server.failure = NotFoundError(404, "no such route")
+    with pytest.raises(NotFoundError, match="no such route"):
+        await run(server, config("PPO=policy-000012"))
+
+
 async def test_the_result_is_written_whole(tmp_path: Path) -> None:
     output = tmp_path / "new" / "evaluation.json"
     found = await run(FakeServer({BASE: 3}), config("Base=base", output=output))
