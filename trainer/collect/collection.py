@@ -67,9 +67,9 @@ class Collected:
         if not self.num_completions:
             return text + ", none of them new"
         return text + (
-            f", {self.num_questions} of them new: correct {self.num_correct / self.num_completions:.3f}, "
+            f", {self.num_questions} of them new: correct {self.num_correct / self.num_completions:.1%}, "
             f"reward {self.reward_sum / self.num_completions:+.3f}, "
-            f"truncated {self.num_truncated / self.num_completions:.3f}"
+            f"truncated {self.num_truncated / self.num_completions:.1%}"
         )
 
 

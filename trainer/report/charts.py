@@ -23,6 +23,8 @@ COLOURS = (
 """Readable on white and on black."""
 _NUMBERS = {"tickformat": ",.6~g", "hoverformat": ",.4~g"}
 """Formats in the syntax of d3-format: they give 12,000 and 4.8e-7, where plotly would write 12k and 480n."""
+SHARES = {"tickformat": ",.3~%", "hoverformat": ",.2~%"}
+"""Formats of an axis of shares: 0.725 is shown as 72.5%."""
 ON_DEMAND = "on demand"
 """The ``meta`` of a trace that is hidden until its chart's button is pressed."""
 

@@ -10,7 +10,7 @@ from itertools import cycle
 
 import plotly.graph_objects as go
 
-from trainer.report.charts import COLOURS, ON_DEMAND, axis, error_bars
+from trainer.report.charts import COLOURS, ON_DEMAND, SHARES, axis, error_bars
 
 _MARKERS_UP_TO_STEPS = 50
 """A line through one point is invisible, so few points get markers; many markers would hide the line."""
@@ -30,6 +30,8 @@ class Axis:
     curves: Mapping[str, str] = field(default_factory=dict)
     """Keys of metrics, mapped to their names in the legend."""
     log: bool = False
+    is_share: bool = False
+    """Whether its numbers are shares, which are shown in percent."""
     limits: tuple[float, float] | None = None
     """Visible range; None fits the curves."""
 
@@ -165,7 +167,8 @@ def _vertical(side: Axis, rows: Sequence[Mapping[str, float]]) -> dict[str, obje
         return axis(
             side.title, type="log", tickvals=ticks or None, ticktext=text or None, range=ends
         )
-    return axis(side.title, type="linear", rangemode="tozero", range=side.limits)
+    numbers = SHARES if side.is_share else {}
+    return axis(side.title, type="linear", rangemode="tozero", range=side.limits, **numbers)
 
 
 def log_ticks(values: Iterable[float]) -> list[float]:

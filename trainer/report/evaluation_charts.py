@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from trainer.evaluation.arms_results import ArmsResult, Estimate
 from trainer.evaluation.results import Evaluation
-from trainer.report.charts import RenderedChart, axis, error_bars, render
+from trainer.report.charts import SHARES, RenderedChart, axis, error_bars, render
 
 
 def evaluation_charts(evaluation: Evaluation) -> list[RenderedChart]:
@@ -149,7 +149,7 @@ def _reliability(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
         )
     figure.update_layout(
         xaxis=axis("coherence", range=[-0.02, 1.02], zeroline=False),
-        yaxis=axis("share correct", range=[-0.05, 1.05], zeroline=False),
+        yaxis=axis("share correct", range=[-0.05, 1.05], zeroline=False, **SHARES),
     )
     return figure
 

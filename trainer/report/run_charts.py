@@ -41,7 +41,7 @@ CHARTS: Mapping[str, CurveChart] = {
     "arm_correct": CurveChart(
         title="Accuracy by arm",
         note="Share of an arm's completions that are correct; for a family, the mean over its arms.",
-        left=Axis(title="share correct"),
+        left=Axis(title="share correct", is_share=True),
         by_family=True,
     ),
     "arm": CurveChart(
@@ -54,7 +54,7 @@ CHARTS: Mapping[str, CurveChart] = {
         title="Held-out accuracy",
         note="Greedy answers, by the version after a step, to questions that are never trained on, with "
         "95% intervals; measured every run.evaluate_every steps.",
-        left=Axis(title="share correct"),
+        left=Axis(title="share correct", is_share=True),
         step="eval/step",
         interval=("eval/low", "eval/high"),
     ),
@@ -72,7 +72,7 @@ CHARTS: Mapping[str, CurveChart] = {
     "update": CurveChart(
         title="Size of the update",
         note="Share of tokens whose ratio was clipped, and how far one step and its largest mini-batch moved the policy.",
-        left=Axis(title="share of tokens"),
+        left=Axis(title="share of tokens", is_share=True),
         right=Axis(title="nats per token"),
     ),
     "gradients": CurveChart(
@@ -94,7 +94,7 @@ CHARTS: Mapping[str, CurveChart] = {
         "rollouts, and over the completions that check each push. Under the same version, it is only numerical. "
         "Effective sample size: the share of the tokens that count after importance weighting.",
         left=Axis(title="nats per token", log=True),
-        right=Axis(title="share of the tokens", limits=(0.0, 1.05)),
+        right=Axis(title="share of the tokens", is_share=True, limits=(0.0, 1.05)),
     ),
     "staleness": CurveChart(
         title="Staleness",
@@ -107,7 +107,7 @@ CHARTS: Mapping[str, CurveChart] = {
         title="Completions",
         note="Mean length, and the share that hit the token limit.",
         left=Axis(title="tokens"),
-        right=Axis(title="share"),
+        right=Axis(title="share", is_share=True),
     ),
     "time": CurveChart(
         title="Time by phase",
@@ -118,14 +118,14 @@ CHARTS: Mapping[str, CurveChart] = {
     "waiting": CurveChart(
         title="Waiting",
         note="Share of a step in which each side waits; the side that waits less is the bottleneck.",
-        left=Axis(title="share of the step"),
+        left=Axis(title="share of the step", is_share=True),
     ),
     "equal": CurveChart(
         title="Groups without variance",
         note="Share of groups whose completions all have the same reward, so that nothing is learnt from them; "
         "shares of groups in which every arm is right, and in which every arm is wrong; and how many groups "
         "were replaced, or were lost and requested again.",
-        left=Axis(title="share of groups"),
+        left=Axis(title="share of groups", is_share=True),
         right=Axis(title="groups"),
     ),
     "throughput": CurveChart(

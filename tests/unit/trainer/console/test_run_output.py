@@ -112,7 +112,7 @@ def test_a_step_is_a_line_of_80_columns(
         output.step(1235, METRICS | {"time/step_s": 1234.5, "ppo/explained_variance": math.nan})
     # Between the lines the bar is drawn.
     first, second = re.findall(r"step \d{4} .*?s(?=\r?\n)", capsys.readouterr().out)
-    assert first == "step 1234 reward -1.250 correct 0.500 kl 12.500 clip 0.000 ev -1.00 0.60s"
+    assert first == "step 1234 reward -1.250 correct 50.0% kl 12.500 clip 0.0% ev -1.00 0.60s"
     assert max(len(first), len(second)) < 80
 
 
@@ -129,7 +129,7 @@ def test_a_step_in_a_log_says_of_how_many_it_is_and_how_long_the_rest_takes(
     with RunOutput(RunConfig(folder=tmp_path, num_steps=num_steps), first_step=0) as output:
         for step in (1, 2):
             output.step(step, METRICS | {"time/step_s": 4.0 * step})
-    terms = "reward +0.250 correct 0.500 kl 0.010 clip 0.000 ev -1.00"
+    terms = "reward +0.250 correct 50.0% kl 0.010 clip 0.0% ev -1.00"
     assert capsys.readouterr().out.splitlines() == [
         f"step {step:>4}/{num_steps} {terms} {end}" for step, end in enumerate(ends, 1)
     ]
@@ -144,8 +144,8 @@ def test_a_verbose_step_is_said_in_one_line(
     said, line = capsys.readouterr().out.splitlines()
     assert said == "serving [version] 3"
     for fragment in (
-        *("step    1", "version 3 ", "reward +0.250", "correct 0.500", "lag 1"),
-        *("tokens 42", "truncated 0.125"),
+        *("step    1", "version 3 ", "reward +0.250", "correct 50.0%", "lag 1"),
+        *("tokens 42", "truncated 12.5%"),
         *("trainer waits 62%", "server idle 20%"),
     ):
         assert fragment in line

@@ -372,7 +372,10 @@ def test_every_curve_can_be_seen_and_read(run: Path) -> None:
     assert (rare["mode"], rare["connectgaps"]) == ("lines+markers", True)
     assert (gap["mode"], gap["connectgaps"]) == ("lines", False)
     axes = [f["layout"][name] for f in figures_of(page) for name in ("xaxis", "yaxis")]
-    assert {axis["tickformat"] for axis in axes} == {",.6~g"}  # 12,000 and 4.8e-7, not 12k and 480n
+    shares = [axis for axis in axes if axis.get("title", {}).get("text", "").startswith("share ")]
+    assert {axis["tickformat"] for axis in shares} == {",.3~%"}
+    others = {axis["tickformat"] for axis in axes if axis not in shares}
+    assert others == {",.6~g"}  # 12,000 and 4.8e-7, not 12k and 480n
 
 
 def test_tables_can_be_scrolled_by_keyboard_and_have_names(run: Path) -> None:
