@@ -128,11 +128,7 @@ def base_advice(policy: PolicyConfig) -> list[str]:
 
 
 def _named_base(adapter: Path) -> BaseRecord | None:
-    """The base that an adapter's own configuration names, as its files are now; None if it names none.
-
-    Raises:
-        UsageError: See `settings_of`.
-    """
+    """The base that an adapter's own configuration names, as its files are now; None if it names none."""
     try:
         named = parse_json(read_plain(adapter / ADAPTER_CONFIG_FILE))
     except (OSError, ValueError, RecursionError):

@@ -103,11 +103,7 @@ def recompute(
 def _published(
     journal: JournalReader, step: int, learner: Learner
 ) -> Iterator[tuple[JournaledAdapter, AdapterState]]:
-    """The versions that were published after a step, in order; leaves the learner in the next step's starting state.
-
-    Raises:
-        CheckpointError: The run went back to a step whose checkpoint is damaged or gone.
-    """
+    """The versions that were published after a step, in order; leaves the learner in the next step's starting state."""
     for adapter in journal.adapters_of(step):
         if adapter.returned_to is not None:
             load_step(journal.run_folder, adapter.returned_to, learner.roles, learner.update)
