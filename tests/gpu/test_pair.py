@@ -19,7 +19,7 @@ from tests.integration.saboteur import (
     sabotaged,
 )
 from tests.integration.test_training import (
-    is_learning,
+    is_publishing,
     kill_while,
     metrics_of,
     status_of,
@@ -115,7 +115,7 @@ def test_a_killed_run_resumes(gpu_server: ServerProcess, tiny_base: Path, tmp_pa
     command = train_command(
         gpu_server, tiny_base, tmp_path, **{"run.num_steps": "4"}, **MORE_TOKENS
     )
-    kill_while(is_learning, command, tmp_path, 2)
+    kill_while(is_publishing, command, tmp_path, 2)
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = metrics_of(tmp_path)
