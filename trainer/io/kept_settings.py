@@ -76,9 +76,18 @@ def require_as_kept(path: Path, config: BaseModel, *, free: Collection[str]) -> 
         free: Sections and keys that may change between a start and the next.
 
     Raises:
-        UsageError: Other keys have changed, or the file cannot be read; names them.
+        UsageError: Another command wrote the file, other keys have changed, or the file cannot be read; names them.
     """
-    before, now = flat_settings(_plain(read_kept(path))), flat_settings(_plain(config))
+    kept = read_kept(path)
+    # The settings of a file of rollouts are beside it and have its name.
+    is_folder = path.name == CONFIG_FILE
+    begun = path.parent if is_folder else path.with_name(path.name.removesuffix(".toml"))
+    anew = f"choose another {'folder' if is_folder else 'output'}"
+    if not isinstance(config, type(kept)):
+        raise UsageError(
+            f"{begun} was begun by `{_written_by(kept)}`, which goes on with it; {anew}"
+        )
+    before, now = flat_settings(_plain(kept)), flat_settings(_plain(config))
     changed = [
         change_text(key, before.get(key, NULL), now.get(key, NULL))
         for key in sorted(before.keys() | now.keys())
@@ -90,12 +99,9 @@ def require_as_kept(path: Path, config: BaseModel, *, free: Collection[str]) -> 
     ]
     if changed:
         more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-        # The settings of a file of rollouts are beside it and have its name.
-        is_folder = path.name == CONFIG_FILE
-        begun = path.parent if is_folder else path.with_name(path.name.removesuffix(".toml"))
         raise UsageError(
             f"{begun} was begun with other settings: {'; '.join(changed[:_SHOWN])}{more}. "
-            f"Resume with those of {path}, or choose another {'folder' if is_folder else 'output'}"
+            f"Resume with those of {path}, or {anew}"
         )
 
 
@@ -155,6 +161,11 @@ def command_of(kept: Mapping[str, Any]) -> str | None:
     )
 
 
+def _written_by(kept: KeptConfig) -> str:
+    """The command whose settings these are, once they are read."""
+    return next(name for name, kind in _KINDS.items() if isinstance(kept, kind))
+
+
 def _plain(config: BaseModel) -> dict[str, Any]:
     """A configuration in values that TOML knows; None is left out, or ``null`` if it is not the default."""
     found = config.model_dump(mode="json", exclude_none=True, exclude={"server": {"api_key"}})
@@ -191,7 +202,7 @@ def read_run_config(folder: Path) -> TrainConfig:
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
     if not isinstance(kept, TrainConfig):
-        command = next(name for name, kind in _KINDS.items() if isinstance(kept, kind))
+        command = _written_by(kept)
         raise UsageError(
             f"{folder} was written by `{command}`, which has no journal of rollouts: there is nothing to replay. "
             f"Run `{command}` with other settings in another folder to see what they change"

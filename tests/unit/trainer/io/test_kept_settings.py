@@ -1,5 +1,6 @@
 """Work resumes with the settings that it was begun with, even if it was begun before some of them existed."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def test_what_another_command_began_is_called_by_its_name(
     ) as raised:
         read_run_config(tmp_path)
     assert "Extra inputs" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "command"),
+    [
+        (OfflineRunConfig(), TrainConfig(), "train-offline"),
+        (TrainConfig(), OfflineRunConfig(), "train"),
+        (TrainConfig(), SFTRunConfig(), "train"),
+    ],
+)
+def test_what_another_command_began_is_not_compared_key_by_key(
+    begun: BaseModel, now: BaseModel, command: str, tmp_path: Path
+) -> None:
+    keep_settings(tmp_path / CONFIG_FILE, begun, free=())
+    said = f"{tmp_path} was begun by `{command}`, which goes on with it; choose another folder"
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        keep_settings(tmp_path / CONFIG_FILE, now, free=())
 
 
 @pytest.mark.parametrize(
@@ -360,10 +378,22 @@ def test_a_path_of_what_a_run_reads_again_is_another_setting(
 
 
 def test_of_many_other_settings_some_are_shown(tmp_path: Path) -> None:
+    many = PPOConfig(
+        learning_rate=1e-3,
+        critic_learning_rate=1e-3,
+        kl_coef=0.3,
+        target_kl=0.3,
+        adaptive_kl=False,
+        max_grad_norm=0.3,
+        num_epochs=3,
+        clip_low=0.3,
+        clip_high=0.3,
+    )
     keep_settings(tmp_path / CONFIG_FILE, TrainConfig(), free=())
     with pytest.raises(UsageError, match=r"; and \d+ more\. Resume") as caught:
-        keep_settings(tmp_path / CONFIG_FILE, SFTRunConfig(), free=())
+        keep_settings(tmp_path / CONFIG_FILE, TrainConfig(ppo=many), free=())
     assert str(caught.value).count(" was ") == 8 + 1
+    assert "; and 1 more. " in str(caught.value)
 
 
 def test_a_file_of_rollouts_with_other_settings_is_called_by_its_name(tmp_path: Path) -> None:
