@@ -3,6 +3,7 @@
 The files are JSONL, plain, .gz or .zst, as written by the trainer or the recipe's collector.
 """
 
+import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,8 @@ def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(lines_of(file, path.suffix.lower()), 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield _rescore(line, f"{path}:{number}", config)
     except OSError as error:

@@ -30,7 +30,7 @@ from trainer.config.sections import (
 )
 from trainer.console.interrupts import leaving_at_interrupt
 from trainer.errors import UsageError
-from trainer.io.paths import require_folder
+from trainer.io.paths import require_folder, require_no_folder
 
 
 def demonstrate(command: DemoCommand) -> None:
@@ -84,6 +84,7 @@ def collect(config: CollectConfig) -> None:
     from trainer.data.sources import require_source
 
     require_source(config.data.source)
+    require_no_folder(config.output, field="output")
     with leaving_at_interrupt():
         from trainer.collect.collection import run_collect
         from trainer.io.disk import raise_disk_full

@@ -38,6 +38,7 @@ from trainer.evaluation.results import Evaluation, ModelResult, compare_all, is_
 from trainer.evaluation.tables import print_table
 from trainer.evaluation.training_settings import own_configuration_lines, with_training_settings
 from trainer.io.base_record import BaseRecord, require_adapter_of
+from trainer.io.paths import require_no_folder
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of questions answered so far and in all, over all models."""
@@ -202,8 +203,7 @@ def _require_arm(config: EvaluationConfig) -> None:
 
 def _require_writable(output: Path) -> None:
     """Refuse an output that cannot be written, or holds something else, before any work is done."""
-    if output.is_dir():
-        raise UsageError(f"output: {output} is a folder; name a file in it")
+    require_no_folder(output, field="output")
     for path, is_ours in ((output, is_evaluation), (answers_path(output), are_answers)):
         if path.exists() and path.stat().st_size and not is_ours(path):
             raise UsageError(

@@ -18,6 +18,7 @@ from trainer.errors import UsageError
 from trainer.io.change_text import change_text
 from trainer.io.durable import write_file
 from trainer.io.paths import is_same_path, read_plain
+from trainer.io.run_layout import has_begun
 
 CONFIG_FILE = "config.toml"
 
@@ -200,6 +201,10 @@ def read_run_config(folder: Path) -> TrainConfig:
     try:
         kept = read_kept(folder / CONFIG_FILE)
     except FileNotFoundError:
+        if has_begun(folder):
+            raise UsageError(
+                f"{folder / CONFIG_FILE} is missing, and the run has begun: restore the file from a copy"
+            ) from None
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
     if not isinstance(kept, TrainConfig):
         command = _written_by(kept)

@@ -79,6 +79,16 @@ def require_folder(folder: Path, *, field: str) -> None:
         raise UsageError(f"{field}: {shown_path(folder)}: {reason}; choose another folder")
 
 
+def require_no_folder(file: Path, *, field: str) -> None:
+    """Refuse a folder where a file is to be written.
+
+    Raises:
+        UsageError: Names the setting and the folder.
+    """
+    if file.is_dir():
+        raise UsageError(f"{field}: {shown_path(file)} is a folder; name a file in it")
+
+
 def require_rollouts(path: Path, *, field: str) -> None:
     """Refuse a file of rollouts that does not exist, or is a folder.
 

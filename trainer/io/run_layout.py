@@ -74,4 +74,5 @@ def why_no_adapter(folder: Path) -> str:
         )
     if os.path.isdir(folder / CHECKPOINTS_FOLDER):
         return "it has checkpoints but no adapter yet; run the command that began it again, which resumes it"
-    return f"no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter of the Hub first)"
+    flaw = f"no {ADAPTER_CONFIG_FILE} in it" if os.path.isdir(folder) else "there is no such folder"
+    return f"{flaw}; name a folder on this machine (download an adapter of the Hub first)"

@@ -1,5 +1,6 @@
 """``python -m regime_w score``: rollout files scored again."""
 
+import codecs
 import gzip
 import json
 from collections.abc import Callable
@@ -134,6 +135,12 @@ def test_zstd_frames_are_read_and_a_torn_one_is_named(
     path.write_bytes(b"".join(frames)[:-1])
     with pytest.raises(RescoreError, match="truncated"):
         [*rescore_file(path, ORIGINAL)]
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.jsonl", [row(TEXTS)])
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert len(list(rescore_file(path, ORIGINAL))) == 1
 
 
 def test_an_empty_file_has_no_groups(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ MISTAKES = {
     "trainer sft --policy.base_model BASE --output BASE/config.json": "output: ",
     "trainer sft --policy.base_model BASE --output BASE/new --data.source no.jsonl": "'no.jsonl'",
     "trainer train-offline --policy.base_model BASE --rollouts no.jsonl": "rollouts: no.jsonl",
+    "trainer collect --output .": "output: . is a folder; name a file in it",
     "trainer collect --data.source no.jsonl": "data source 'no.jsonl'",
     "trainer eval --models ['Base=base'] --data no.jsonl": "data source 'no.jsonl'",
     "trainer eval --train_data BASE/config.json": "data.evaluation_source: eval (or --data) needs held-out",

@@ -423,3 +423,6 @@ def test_a_run_does_not_go_on_without_the_settings_that_it_began_with(
         (tmp_path / CONFIG_FILE).write_text(left)
     with pytest.raises(UsageError, match=said):
         require_whole_run(tmp_path)
+    if left is None:
+        with pytest.raises(UsageError, match=said):
+            read_run_config(tmp_path)

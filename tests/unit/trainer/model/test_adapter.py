@@ -118,7 +118,7 @@ def test_files_that_cannot_be_read_are_named(
 
 @pytest.mark.parametrize("adapter", ["no/such/folder", "owner/name-of-the-hub", "x" * 5000])
 def test_an_adapter_that_is_no_folder_is_one_line(adapter: str, tiny_base: Path) -> None:
-    assert "no adapter_config.json in it" in refusal(tiny_base, Path(adapter))
+    assert "there is no such folder" in refusal(tiny_base, Path(adapter))
 
 
 @pytest.mark.parametrize(
