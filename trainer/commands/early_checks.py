@@ -91,7 +91,7 @@ def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:
     """Check what every run needs, and return whether the run is new: a run that was begun keeps its own adapter."""
     require_base_model(config.policy.base_model)
     require_folder(config.run.folder, field="run.folder")
-    require_trackers(config.run.trackers)
+    require_trackers(config.run.trackers, field="run.trackers")
     is_new = not has_begun(config.run.folder)
     if is_new and config.policy.adapter is not None:
         require_adapter(config.policy.adapter)

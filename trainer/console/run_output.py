@@ -16,7 +16,7 @@ from trainer.console.metric_catalog import log_line
 from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.progress import bar, duration
 from trainer.console.terminal import print_line
-from trainer.console.trackers import TrackerThread
+from trainer.console.trackers import Trackers
 from trainer.io.durable import append, write_file
 from trainer.io.metrics_file import METRICS_FILE, Metrics, is_late, measured, read_lines
 from trainer.io.paths import open_plain, read_plain
@@ -42,19 +42,12 @@ class RunOutput:
         """The newest step with a line."""
         self.last_evaluated_step: int | None = None
         """The newest step whose evaluation has a line; None if no evaluation has one."""
-        newest_before = self._drop_after(first_step)
+        self._newest_before = self._drop_after(first_step)
         self._file = FileIO(self._path, "ab", opener=open_plain)
         self._console = Console()
         self._progress = bar(self._console)
         self._task = self._progress.add_task("PPO", total=run.num_steps, completed=first_step)
-        self._trackers = {
-            # Only TensorBoard can remove steps; the other trackers keep the steps that a killed run has left.
-            TrackerThread(name, run, first_step, self.say): 0
-            if name == "tensorboard"
-            else newest_before
-            for name in dict.fromkeys(run.trackers)
-        }
-        """Each tracker, with the newest step that it does not need: it gets only the steps after it."""
+        self._trackers = Trackers(run.trackers, run.folder, first_step=first_step, say=self.say)
 
     def _drop_after(self, first_step: int) -> int:
         """Keep one line of each step up to ``first_step``, in order, and the late evaluations after it.
@@ -103,8 +96,7 @@ class RunOutput:
         self._progress.stop()
         self._endpoint.close()
         self._file.close()
-        for tracker in self._trackers:
-            tracker.close()
+        self._trackers.close()
 
     def say(self, line: str) -> None:
         """Print one line without disturbing the bar."""
@@ -119,9 +111,8 @@ class RunOutput:
         late = is_late(finite)
         self._endpoint.show(finite, is_new=not late)
         self._note(row)
-        for tracker, left_out in self._trackers.items():
-            if step > left_out or late:
-                tracker.log(step, measured(finite))
+        is_repeated = step <= self._newest_before and not late
+        self._trackers.log(step, measured(finite), is_repeated=is_repeated)
 
     def flush(self) -> None:
         """Wait until every line is on the disk."""

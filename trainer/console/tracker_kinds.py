@@ -1,4 +1,4 @@
-"""Writes a run's metrics to Trackio, W&B, MLflow or TensorBoard; see `trainer.console.trackers`."""
+"""Writes the metrics of a run or SFT to Trackio, W&B, MLflow or TensorBoard; see `trainer.console.trackers`."""
 
 import os
 import re
@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.config.run import RunConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
 from trainer.io.kept_settings import CONFIG_FILE, flat_settings, kept_tables
@@ -41,12 +40,12 @@ class TrackedRun(Protocol):
 class TensorBoard:
     """Event files, in which steps that are repeated replace their first version."""
 
-    def __init__(self, run: RunConfig, first_step: int):
+    def __init__(self, folder: Path, first_step: int):
         """Load the library."""
         # Not imported with this module: torch takes seconds to import, and trackers' names are checked before that.
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
-        self._make = partial(SummaryWriter, run.folder / "tensorboard", purge_step=first_step + 1)
+        self._make = partial(SummaryWriter, folder / "tensorboard", purge_step=first_step + 1)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
@@ -65,14 +64,14 @@ class TensorBoard:
 class Trackio:
     """A run of the project regime-w, in a SQLite file."""
 
-    def __init__(self, run: RunConfig):
+    def __init__(self, folder: Path):
         """Load the library."""
         # The library reads it when it is imported.
-        os.environ.setdefault("TRACKIO_DIR", str(run.folder.resolve() / "trackio"))
+        os.environ.setdefault("TRACKIO_DIR", str(folder.resolve() / "trackio"))
         import trackio  # noqa: PLC0415 - an optional dependency, like the two below
 
-        self._init, self._folder = trackio.init, run.folder
-        self._id = run_id(run.folder)
+        self._init, self._folder = trackio.init, folder
+        self._id = run_id(folder)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
@@ -97,12 +96,12 @@ class Trackio:
 class WandB:
     """A run of W&B, offline unless ``WANDB_MODE`` says otherwise; each start adds a folder to upload."""
 
-    def __init__(self, run: RunConfig):
+    def __init__(self, folder: Path):
         """Load the library."""
         import wandb  # noqa: PLC0415
 
-        self._wandb, self._folder = wandb, run.folder
-        self._id = run_id(run.folder)
+        self._wandb, self._folder = wandb, folder
+        self._id = run_id(folder)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
@@ -130,14 +129,14 @@ class WandB:
 class MLflow:
     """A run of MLflow, in a SQLite file unless ``MLFLOW_TRACKING_URI`` says otherwise."""
 
-    def __init__(self, run: RunConfig):
+    def __init__(self, folder: Path):
         """Load the library."""
         from mlflow import MlflowClient  # noqa: PLC0415
         from mlflow.entities import Metric, Param  # noqa: PLC0415
 
         self._client_of, self._metric, self._param = MlflowClient, Metric, Param
-        self._folder = run.folder
-        self._id = run_id(run.folder)
+        self._folder = folder
+        self._id = run_id(folder)
 
     def begin(self) -> None:
         """See `TrackedRun`."""

@@ -33,7 +33,7 @@ def check_run_folder(config: DoctorConfig) -> Iterator[CheckResult]:
 def check_trackers(config: DoctorConfig) -> Iterator[CheckResult]:
     """A result if a tracker is not installed, or the port of the metrics cannot be listened on."""
     try:
-        require_trackers(config.run.trackers)
+        require_trackers(config.run.trackers, field="run.trackers")
     except UsageError as error:
         yield bad("trackers", str(error), "run.trackers")
     try:

@@ -151,7 +151,7 @@ class Faulty:
         self.fails_in = fails_in
         self.steps: list[int] = []
 
-    def make(self, run: RunConfig, first_step: int) -> "Faulty":
+    def make(self, folder: Path, first_step: int) -> "Faulty":
         self._fail_in("make")
         return self
 
@@ -182,7 +182,7 @@ def test_a_tracker_that_fails_is_said_once_and_the_run_goes_on(
     assert sorted(rows_of_file(tmp_path)) == [1, 2, 3]
     assert faulty.steps == ([] if "make" in call or call == "begin" else [1, 2, 3])
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("warning: run.trackers: wandb fails and may lack steps (")
+    assert line.startswith("warning: trackers: wandb fails and may lack steps (")
     assert ("No space left" in line) == ("exit" not in call)
 
 
@@ -241,6 +241,6 @@ def test_a_tracker_that_is_not_installed_is_refused_with_its_extra(
     with pytest.raises(
         UsageError, match=rf"run\.trackers: {name} .* pip install 'regime-w\[{name}\]'"
     ):
-        require_trackers(("tensorboard", name))
+        require_trackers(("tensorboard", name), field="run.trackers")
     installed.add(name)
-    require_trackers(("tensorboard", name))
+    require_trackers(("tensorboard", name), field="run.trackers")
