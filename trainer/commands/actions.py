@@ -7,7 +7,7 @@ from inference_server.wire.hardware.prerequisites import (
     installed_version,
     missing_server_prerequisites,
 )
-from trainer.commands.finished import adapter_text, finished_text
+from trainer.commands.finished import adapter_text, finished_text, sft_text
 from trainer.config.sections import (
     CollectConfig,
     DemoCommand,
@@ -76,7 +76,7 @@ def fine_tune(config: SFTRunConfig) -> None:
     with step_lines("sft") as on_step:
         folder = run_sft(config, on_step, print)
     if folder is not None:
-        print(f"adapter in {folder}")
+        print(sft_text(folder))
 
 
 def collect(config: CollectConfig) -> None:
@@ -173,7 +173,7 @@ def replay(command: ReplayCommand) -> None:
 
 
 def report(command: ReportCommand) -> None:
-    """Print a run's verdict and write its report page."""
+    """Print a run's verdict and write its report page, or that of an SFT."""
     from trainer.commands.early_checks import require_run
 
     require_run(command.run)
@@ -186,14 +186,14 @@ def report(command: ReportCommand) -> None:
 
 
 def watch(command: WatchCommand) -> None:
-    """Serve a live page of a run."""
+    """Serve a live page of a run or an SFT."""
     from trainer.commands.early_checks import require_run
 
     require_run(command.run)
     from trainer.report.watch import Watch
 
     with Watch(command.run, command.port) as page:
-        print(f"{command.run}: {page.address} (Ctrl-C ends the page, not the run)", flush=True)
+        print(f"{command.run}: {page.address} (Ctrl-C ends the page, not the training)", flush=True)
         page.serve()
 
 

@@ -31,6 +31,11 @@ def adapter_text(folder: Path, adapter: Path) -> str:
     return f"adapter in {adapter}{_time(steps)}; {_report(folder)} shows the curves"
 
 
+def sft_text(folder: Path) -> str:
+    """The last line of `sft`, once its adapter is complete."""
+    return f"adapter in {folder}; {_report(folder)} shows the losses"
+
+
 def _time(steps: list[Metrics]) -> str:
     """The time of all steps, those before a resume included; empty if it is not known."""
     seconds = time_trained(steps)

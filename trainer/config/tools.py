@@ -47,20 +47,20 @@ class ReplayCommand(CommandConfig):
 
 
 class ReportCommand(CommandConfig):
-    """Say whether RL is helping, and write RUN/report.html: verdict, curves, transcripts."""
+    """Say whether RL is helping, and write RUN/report.html: verdict, curves, transcripts; of an SFT, its losses."""
 
     run: CliPositionalArg[Path]
-    """The run's folder."""
+    """The folder of a run, or of an SFT."""
 
 
 class WatchCommand(CommandConfig):
     """Show the report of a running job in a browser of this machine, refreshed as steps are finished.
 
-    Ctrl-C ends it and does not affect the run. Over SSH, forward the port: ssh -L 8100:127.0.0.1:8100 HOST.
+    Ctrl-C ends it and does not affect the job. Over SSH, forward the port: ssh -L 8100:127.0.0.1:8100 HOST.
     """
 
     run: CliPositionalArg[Path]
-    """The run's folder; its first step need not be finished."""
+    """The folder of a run, or of an SFT; its first step need not be finished."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8100
     """Port on 127.0.0.1; 0 takes a free one."""
 

@@ -162,6 +162,18 @@ def command_of(kept: Mapping[str, Any]) -> str | None:
     )
 
 
+def command_in(folder: Path) -> str | None:
+    """The command whose settings a folder keeps; None if it keeps none, or no key shows it.
+
+    Raises:
+        UsageError: The file is damaged; names it.
+    """
+    try:
+        return command_of(kept_tables(folder / CONFIG_FILE))
+    except FileNotFoundError:
+        return None
+
+
 def _written_by(kept: KeptConfig) -> str:
     """The command whose settings these are, once they are read."""
     return next(name for name, kind in _KINDS.items() if isinstance(kept, kind))

@@ -57,6 +57,23 @@ def _could_lock(file: FileIO) -> bool:
     return False
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process has locked a file; nothing is changed."""
+    try:
+        with FileIO(path, "rb", opener=open_plain) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # There is no such file.
+        return False
+    return False
+
+
+def is_locked_folder(folder: Path) -> bool:
+    """Whether a process is within a block of `locked_folder`; nothing is changed."""
+    return is_locked(folder / _LOCK_FILE)
+
+
 @contextmanager
 def locked_folder(folder: Path, *, taken: str) -> Iterator[None]:
     """Lock a folder within the block; it is created if it is missing.

@@ -4,7 +4,11 @@ import os
 import re
 from pathlib import Path
 
-from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, adapter_name
+from inference_server.wire.schemas import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    adapter_name,
+)
 
 ADAPTERS_FOLDER = "adapters"
 """The folder of the versions."""
@@ -45,6 +49,18 @@ def version_folders(run: Path) -> dict[int, Path]:
 def checkpoint_folders(run: Path) -> list[Path]:
     """Finished checkpoints, oldest first; the first is of step 0."""
     return sorted((run / CHECKPOINTS_FOLDER).glob("step-" + 6 * "[0-9]"))
+
+
+def newest_sft_checkpoint(sft: Path) -> Path | None:
+    """The newest complete checkpoint of an SFT, which is one with the trainer's state: that file is written last."""
+    states = (sft / CHECKPOINTS_FOLDER).glob("checkpoint-*/trainer_state.json")
+    found = [state.parent for state in states]
+    return max(found, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def is_finished_sft(sft: Path) -> bool:
+    """Whether an SFT's adapter is complete: only then is its last checkpoint removed."""
+    return newest_sft_checkpoint(sft) is None and (sft / ADAPTER_WEIGHTS_FILE).exists()
 
 
 def has_begun(run: Path) -> bool:

@@ -58,6 +58,9 @@ class CurveChart:
     """Metrics of the left axis, mapped to the metrics of their arms with the arms' names; the arms' curves are hidden
     until they are asked for."""
 
+    connects_gaps: bool = False
+    """Whether the points of each curve are joined, because its metrics are measured at different steps."""
+
     @property
     def metrics(self) -> set[str]:
         """The metrics of both axes."""
@@ -90,7 +93,7 @@ def curve_figure(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> go.F
                 line=_line(chart, dash, colour, is_first=not figure.data),
                 stackgroup="phases" if chart.stacked else None,
                 error_y=None if figure.data else _interval(chart, rows),
-                **_joined(values),
+                **_joined(values, connects_gaps=chart.connects_gaps),
             )
             for (member, name), style in zip(
                 chart.members.get(metric, {}).items(), cycle(_DASHES), strict=False
@@ -132,7 +135,7 @@ def _line(chart: CurveChart, dash: str, colour: str, *, is_first: bool) -> dict[
     return {"dash": dash, "color": colour, "width": 3 if chart.members else 2}
 
 
-def _joined(values: Sequence[float | None]) -> dict[str, object]:
+def _joined(values: Sequence[float | None], *, connects_gaps: bool = False) -> dict[str, object]:
     """How plotly joins the points of a curve so that each is visible; a line through one point is not."""
     around = [None, *values, None]
     alone = [
@@ -142,7 +145,10 @@ def _joined(values: Sequence[float | None]) -> dict[str, object]:
     ]
     with_markers = len(values) <= _MARKERS_UP_TO_STEPS or any(alone)
     # If every point is alone, the metric is measured every few steps: its points are joined to one curve.
-    return {"mode": "lines+markers" if with_markers else "lines", "connectgaps": all(alone)}
+    return {
+        "mode": "lines+markers" if with_markers else "lines",
+        "connectgaps": connects_gaps or all(alone),
+    }
 
 
 def _interval(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> dict[str, object] | None:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trainer.console.progress import duration
+from trainer.io.kept_settings import command_in
+from trainer.io.locks import is_locked_folder
 from trainer.io.metrics_file import time_trained
 from trainer.io.paths import read_plain
 from trainer.io.run_layout import FAILED_FOLDER, JOURNAL_FILE, checkpoint_folders, step_name
@@ -75,9 +77,15 @@ def newest_step(run: RunRecord) -> int:
     return step_of(checkpoints[-1]) if checkpoints else 0
 
 
-def is_running(run_folder: Path) -> bool | None:
-    """Whether a trainer is at work in a run's folder; None for a folder without a journal, such as a copy of its metrics."""
-    return is_at_work(run_folder) if (run_folder / JOURNAL_FILE).exists() else None
+def is_running(folder: Path) -> bool | None:
+    """Whether a run or an SFT is at work in its folder; None for one without a journal, such as a copy of its metrics.
+
+    Raises:
+        UsageError: The settings are damaged.
+    """
+    if (folder / JOURNAL_FILE).exists():
+        return is_at_work(folder)
+    return is_locked_folder(folder) if command_in(folder) == "sft" else None
 
 
 def state_of(run: RunRecord) -> str | None:

@@ -1,6 +1,6 @@
-"""A run as one HTML page that needs no network: verdict, evaluation, curves, sample transcripts.
+"""A run as one HTML page that needs no network: verdict, evaluation, curves, sample transcripts; an SFT: curves.
 
-Input: a run's folder. Output: ``report.html`` in it, or the text of the page that `trainer.report.watch`
+Input: the folder of a run or an SFT. Output: ``report.html`` in it, or the text of the page that `trainer.report.watch`
 serves. All text from models and data is escaped.
 """
 
@@ -23,12 +23,22 @@ from trainer.errors import DataError, UsageError
 from trainer.evaluation.tables import tables_of
 from trainer.io.durable import write_file
 from trainer.io.jsonl import read_rows
+from trainer.io.kept_settings import command_in
 from trainer.io.paths import is_lasting, shown_path
 from trainer.io.run_layout import ROLLOUTS_FOLDER
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.facts import kind_of, newest_step, progress_of, setup_of
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
+from trainer.report.sft import (
+    SFT_KIND,
+    SFTRecord,
+    read_sft,
+    sft_charts,
+    sft_progress,
+    sft_setup,
+    sft_summary,
+)
 from trainer.report.summary import incidents_of, summary_of
 from trainer.report.verdict import Verdict, print_verdict, verdict_of
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow
@@ -61,28 +71,27 @@ class _StepTranscripts:
     groups: tuple[_GroupTranscript, ...]
 
 
-def report_run(run_folder: Path, console: Console) -> Path:
+def report_run(folder: Path, console: Console) -> Path:
     """Print the verdict on what a run has recorded so far, and write ``report.html`` into its folder.
+
+    An SFT has no verdict.
 
     Raises:
         UsageError: The folder does not exist, has no metrics yet, or cannot be written to. In the last case the
             verdict has been printed already.
     """
-    run = read_run(run_folder)
+    if command_in(folder) == "sft":
+        return _write_page(folder, _sft_html(read_sft(folder, with_steps=True)))
+    run = read_run(folder)
     verdict = verdict_of(run)
     print_verdict(verdict, console)
-    return write_page(run, verdict)
+    return _write_page(folder, _run_html(run, verdict))
 
 
-def write_page(run: RunRecord, verdict: Verdict) -> Path:
-    """Write ``report.html`` into the run's folder.
-
-    Raises:
-        UsageError: The folder cannot be written to.
-    """
-    path = run.folder / REPORT_FILE
+def _write_page(folder: Path, html: str) -> Path:
+    path = folder / REPORT_FILE
     try:
-        write_file(path, report_html(run, verdict).encode())
+        write_file(path, html.encode())
     except OSError as error:
         if not is_lasting(error):
             raise
@@ -92,33 +101,28 @@ def write_page(run: RunRecord, verdict: Verdict) -> Path:
     return path
 
 
-def live_html(run_folder: Path, state: str) -> str:
-    """The page of a run in progress: it polls ``/state``, and fetches itself again when the state has changed.
+def live_html(folder: Path, state: str) -> str:
+    """The page of work in progress: it polls ``/state``, and fetches itself again when the state has changed.
 
     Args:
-        run_folder: The run's folder; its first step need not be finished.
+        folder: The folder of a run or an SFT; its first step need not be finished.
         state: Identifies what the page shows; the page compares it with what ``/state`` answers.
 
     Raises:
         UsageError: The folder does not exist.
     """
-    run = read_run(run_folder, with_steps=False)
-    return report_html(run, verdict_of(run) if run.rows else None, state=state)
+    if command_in(folder) == "sft":
+        return _sft_html(read_sft(folder, with_steps=False), state=state)
+    run = read_run(folder, with_steps=False)
+    return _run_html(run, verdict_of(run) if run.rows else None, state=state)
 
 
-def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = None) -> str:
-    """The page, which needs no network; with a ``state``, the live page, which needs only its server."""
-    # Set explicitly: jinja2's select_autoescape does not recognise the suffix .html.j2.
-    environment = Environment(
-        loader=PackageLoader("trainer.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _run_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = None) -> str:
     evaluation = run.evaluation
-    return environment.get_template("report.html.j2").render(
-        name=run.folder.resolve().name,
+    return _html(
+        run.folder,
+        state=state,
+        subject="run",
         kind=kind_of(run),
         progress=progress_of(run, live=state is not None),
         setup=setup_of(run),
@@ -126,6 +130,7 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
         incidents=incidents_of(run),
         config=run.config_text,
         verdict=verdict,
+        is_empty=verdict is None,
         is_waiting=newest_step(run) == 0,
         has_evaluation=run.has_evaluation,
         evaluation=evaluation,
@@ -136,6 +141,42 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
         evaluation_charts=() if evaluation is None else evaluation_charts(evaluation),
         charts=run_charts(run.rows, run.late_evaluations),
         steps=_read_transcripts(run.folder),
+    )
+
+
+def _sft_html(sft: SFTRecord, *, state: str | None = None) -> str:
+    return _html(
+        sft.folder,
+        state=state,
+        subject="SFT",
+        kind=SFT_KIND,
+        progress=[*sft_progress(sft, live=state is not None)],
+        setup=sft_setup(sft),
+        summary=sft_summary(sft),
+        incidents=(),
+        config=sft.config_text,
+        verdict=None,
+        is_empty=not sft.rows,
+        is_waiting=not sft.is_finished,
+        has_evaluation=False,
+        charts=sft_charts(sft),
+        steps=(),
+    )
+
+
+def _html(folder: Path, *, state: str | None, **shown: object) -> str:
+    """The page, which needs no network; with a ``state``, the live page, which needs only its server."""
+    # Set explicitly: jinja2's select_autoescape does not recognise the suffix .html.j2.
+    environment = Environment(
+        loader=PackageLoader("trainer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        shown,
+        name=folder.resolve().name,
         state=state,
         plotly_js="" if state is not None else Markup(_packed_plotly()),
     )

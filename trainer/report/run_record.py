@@ -178,18 +178,14 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         with_steps: Whether at least one step must be finished.
 
     Raises:
-        UsageError: The folder does not exist, is an SFT, has no metrics yet although ``with_steps`` is set, or
-            its metrics or settings are damaged.
+        UsageError: The folder does not exist, has no metrics yet although ``with_steps`` is set, or its metrics or
+            settings are damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
     config_path = folder / CONFIG_FILE
     tables = kept_tables(config_path) if config_path.is_file() else None
     command = None if tables is None else command_of(tables)
-    if command == "sft":
-        raise UsageError(
-            f"{folder} is an SFT, not a run: its losses are in {folder / METRICS_FILE}"
-        )
     rows, late_evaluations = read_with_late(folder)
     if with_steps and not rows:
         raise UsageError(

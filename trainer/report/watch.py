@@ -1,6 +1,6 @@
-"""The live page of a run: its report, rendered again when the run has recorded more.
+"""The live page of a run or an SFT: its report, rendered again when more is recorded.
 
-Input: a run's folder, which is only read. Output: HTTP on 127.0.0.1 without a key, for the programs and
+Input: its folder, which is only read. Output: HTTP on 127.0.0.1 without a key, for the programs and
 people on this machine. If a browser on this machine shows a page of another site, that page cannot read the
 answers, since they have another origin. A site whose name was pointed at 127.0.0.1 is refused because of its
 ``Host`` header.
@@ -42,23 +42,24 @@ _NO_STORE = "no-store"
 
 
 class Watch:
-    """Serves the page of a run; a context manager.
+    """Serves the page of a run or an SFT; a context manager.
 
     Args:
-        run_folder: The run's folder; its first step need not be finished.
+        folder: Its folder; its first step need not be finished.
         port: Port on 127.0.0.1; 0 takes a free one.
 
     Raises:
         UsageError: No run was begun in the folder, or the port cannot be listened on.
     """
 
-    def __init__(self, run_folder: Path, port: int) -> None:
-        self._folder = run_folder
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder = folder
         self._lock = Lock()
         self._rendered: tuple[str, bytes] | None = None
-        if not any((run_folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
+        if not any((folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
             raise UsageError(
-                f"no run was begun in {run_folder}; name the run's own folder (run.folder), which has {CONFIG_FILE}"
+                f"no run was begun in {folder}; name the run's own folder (run.folder; of an SFT: output), which has "
+                f"{CONFIG_FILE}"
             )
         try:
             self._server = _Server((_HOST, port), self)
@@ -96,7 +97,7 @@ class Watch:
     def state(self) -> bytes:
         """The present state, to compare with the one that a page shows, and what the page says of the present.
 
-        These are the seconds since the newest step, and whether the run is running; null where that is not known.
+        These are the seconds since the newest step, and whether the job is running; null where that is not known.
         """
         age_s = None
         with suppress(FileNotFoundError):

@@ -4,7 +4,6 @@ A step's rollouts, and then its line, are on disk before its update; an adapter'
 From a checkpoint and the lines after it, `trainer.run_state.recompute` restores the run.
 """
 
-import fcntl
 import os
 from collections.abc import Sequence
 from io import FileIO
@@ -14,7 +13,7 @@ from typing import Self
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import UsageError
 from trainer.io.durable import append, fsync, write_file
-from trainer.io.locks import lock
+from trainer.io.locks import is_locked, lock
 from trainer.io.paths import open_plain
 from trainer.io.run_layout import JOURNAL_FILE
 from trainer.rollouts.groups import ScoredGroup
@@ -30,14 +29,7 @@ from trainer.run_state.journal_reader import JournalReader
 
 def is_at_work(run_folder: Path) -> bool:
     """Whether a process has a run's journal open to write; nothing is changed."""
-    try:
-        with FileIO(run_folder / JOURNAL_FILE, "rb", opener=open_plain) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # There is no journal.
-        return False
-    return False
+    return is_locked(run_folder / JOURNAL_FILE)
 
 
 class Journal:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.commands.finished import adapter_text, finished_text
+from trainer.commands.finished import adapter_text, finished_text, sft_text
 
 ADAPTER = Path("run/adapters/policy-000006")
 
@@ -52,6 +52,8 @@ def test_a_finished_run_says_how_long_it_took_what_came_of_it_and_what_is_next(
     assert last.startswith(f"python -m trainer report {tmp_path} ")
     said = adapter_text(tmp_path, ADAPTER)
     assert said.startswith(f"adapter in {ADAPTER}, {took}; python -m trainer report {tmp_path}")
+    report = f"python -m trainer report {tmp_path} shows the losses"
+    assert sft_text(tmp_path) == f"adapter in {tmp_path}; {report}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from trainer.config.sections import OfflineRunConfig
-from trainer.errors import UsageError
 from trainer.io.kept_settings import as_toml
 from trainer.report.facts import kind_of, progress_of, setup_of
 from trainer.report.run_record import read_run
@@ -172,12 +171,3 @@ def test_the_kind_of_a_run_is_known_from_settings_that_cannot_be_read_too(
     is_readable = settings == SETTINGS
     assert (run.config is not None, bool(setup_of(run))) == (is_readable, is_readable)
     assert progress_of(run, live=False)[0] == ("step 1 of 12" if is_readable else "step 1")
-
-
-def test_the_folder_of_an_sft_is_no_run(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
-    (tmp_path / "config.toml").write_text("[sft]\n")
-    with pytest.raises(
-        UsageError, match=r"is an SFT, not a run: its losses are in .*metrics.jsonl"
-    ):
-        read_run(tmp_path)
