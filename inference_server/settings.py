@@ -77,6 +77,7 @@ OTHER_KEYS = (
     "step",
     "stop",
     "to",
+    "trackers",
     "train_data",
     "verify",
     "version",

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from trainer.config.sections import SECTIONS, CommandConfig
-from trainer.console.metric_catalog import METRICS
+from trainer.console.metric_catalog import METRICS, SFT_METRICS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTE = "<!-- Written by scripts/reference_pages.py. -->\n"
@@ -75,6 +75,16 @@ def metrics_page() -> str:
         "| key | meaning |",
         "|---|---|",
         *(f"| `{metric.key}` | {_cell(metric.help)} |" for metric in METRICS),
+        "",
+        "## Of an SFT",
+        "",
+        "`sft` writes `metrics.jsonl` into its output: a line for the first step and for every fifth one, and a line of the held-out loss every",
+        "`sft.evaluate_every` steps, the first of them before the first step (step 0). The names are TRL's. Each line also has `step`,",
+        "`num_steps` (the number of steps in all) and `time`, which only the file has.",
+        "",
+        "| key | meaning |",
+        "|---|---|",
+        *(f"| `{key}` | {_cell(meaning)} |" for key, meaning in SFT_METRICS.items()),
     ]
     return NOTE + "\n".join(lines) + "\n"
 

@@ -55,7 +55,7 @@ class RunConfig(SettingsModel):
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
     """Where the metrics go in addition to metrics.jsonl: `tensorboard`, `trackio`, `wandb`, `mlflow`. The last three
     need the extras of these names. All write into the run's folder, unless their own environment variables say
-    otherwise."""
+    otherwise. `sft` takes the same ones, unless `--trackers` names others."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Port of the Prometheus endpoint /metrics with the newest step's metrics. Null opens none, 0 takes a free
     port."""

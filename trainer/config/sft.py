@@ -13,6 +13,7 @@ from trainer.config.base import CommandConfig, Device
 from trainer.config.data import DataConfig
 from trainer.config.policy import PolicyConfig
 from trainer.config.rollout import Arms
+from trainer.config.run import TrackerName
 
 
 class SFTConfig(SettingsModel):
@@ -75,6 +76,7 @@ class SFTRunConfig(CommandConfig):
     inherited = {  # noqa: RUF012
         "arms": "rollout.arms",
         "prompt_format": "rollout.prompt_format",
+        "trackers": "run.trackers",
     }
 
     policy: PolicyConfig = PolicyConfig()
@@ -90,6 +92,8 @@ class SFTRunConfig(CommandConfig):
     """Folder of the adapter, and of the checkpoints while it is trained."""
     device: Device = "auto"
     """Where to compute."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where the losses go in addition to the metrics.jsonl of the output; run.trackers by default."""
 
     @property
     def starting_adapter(self) -> Path | None:

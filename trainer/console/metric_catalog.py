@@ -148,6 +148,19 @@ METRICS: tuple[Metric, ...] = (
 """Every metric, in the order of the step's line, the legends and the panels' queries."""
 
 
+SFT_METRICS: Mapping[str, str] = {
+    "loss": "Training loss, nats per token of the solutions: the mean over the steps since the line before",
+    "mean_token_accuracy": "Share of the solutions' tokens that are the model's likeliest ones, over the same steps",
+    "entropy": "Entropy of the model at the solutions' tokens, nats per token, over the same steps",
+    "grad_norm": "Norm of the step's gradient before it is clipped to 1",
+    "learning_rate": "Learning rate of the step",
+    "eval_loss": "Loss of the held-out solutions, nats per token",
+    "eval_mean_token_accuracy": "mean_token_accuracy of the held-out solutions",
+    "eval_entropy": "entropy of the held-out solutions",
+}
+"""What the lines of an SFT's ``metrics.jsonl`` have, by TRL's names, and what it means."""
+
+
 def help_text(key: str) -> str:
     """The help text of a metric for the Prometheus endpoint; for an undeclared metric it only has the key."""
     for metric in METRICS:

@@ -2,39 +2,73 @@
 
 import json
 import math
+import shlex
+import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer.config.sections import SFTRunConfig
+from trainer.console.metric_catalog import SFT_METRICS
 from trainer.console.progress import OnStep
 from trainer.console.stop_signals import Stopped, StopRequest
+from trainer.console.trackers import Trackers
 from trainer.errors import NonFiniteError
 from trainer.io.durable import write_file
-from trainer.io.metrics_file import metrics_row
+from trainer.io.metrics_file import METRICS_FILE, metrics_row
 from trainer.io.paths import read_plain
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Passes TRL's log lines to the progress display and writes them to ``metrics.jsonl``."""
+    """Passes TRL's log lines to the progress display, ``metrics.jsonl`` and the trackers.
 
-    def __init__(self, metrics: Path, on_step: OnStep, say: Callable[[str], None]):
-        """Write to ``metrics``; ``say`` gets the held-out losses."""
-        self._metrics = metrics
+    A context manager around the training, which closes the trackers.
+    """
+
+    def __init__(self, config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]):
+        """Write to the files of ``config.output``; ``say`` gets the held-out losses, and warnings of trackers."""
+        self._config = config
+        self._metrics = config.output / METRICS_FILE
         self._on_step = on_step
         self._say = say
+        self._trackers: Trackers | None = None
+        self._repeated: set[tuple[float, bool]] = set()
+        """The steps that a killed training has logged after its checkpoint, and whether it logged a held-out loss."""
+
+    def __enter__(self) -> Self:
+        """Nothing to do: the trackers are opened when the training begins."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._trackers is not None:
+            self._trackers.close()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop the lines of steps after the checkpoint, because these steps are repeated."""
+        """Drop the lines of the steps that are repeated, open the trackers, and say what begins."""
+        # Without a checkpoint, the held-out loss before the first step is measured again too.
+        kept_step = state.global_step or -1
         lines = read_plain(self._metrics).splitlines(True) if self._metrics.exists() else []
-        rows = [(line, metrics_row(line)) for line in lines if line.endswith(b"\n")]
-        kept = [line for line, row in rows if row is not None and row["step"] <= state.global_step]
+        found = [(line, metrics_row(line)) for line in lines if line.endswith(b"\n")]
+        rows = [(line, row) for line, row in found if row is not None]
+        kept = [line for line, row in rows if row["step"] <= kept_step]
+        self._repeated = {
+            (row["step"], "eval_loss" in row) for _, row in rows if row["step"] > kept_step
+        }
         write_file(self._metrics, b"".join(kept))
+        output, sft = self._config.output, self._config.sft
+        self._trackers = Trackers(
+            self._config.trackers, output, first_step=kept_step, say=self._say
+        )
+        self._say(
+            f"{output}: {state.max_steps} steps of {sft.batch_size} "
+            f"{'packed rows' if sft.packing else 'demonstrations'}; python -m trainer watch "
+            f"{shlex.quote(str(output))} shows the losses as they come"
+        )
 
     def on_log(
         self,
@@ -44,19 +78,23 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Pass on the losses."""
+        """Pass on the losses, and what was measured with them."""
         logs = logs or {}
-        numbers = {n: logs[n] for n in ("loss", "learning_rate", "eval_loss") if n in logs}
-        if not numbers:
+        if not logs.keys() & {"loss", "eval_loss"}:
             return
+        # The gradient of a step that float16's loss scaling skips is infinite, which JSON cannot say.
+        numbers = {n: logs[n] for n in SFT_METRICS if n in logs and math.isfinite(logs[n])}
+        step, num_steps = state.global_step, state.max_steps
+        row = {"step": step, "num_steps": num_steps, "time": round(time.time(), 3), **numbers}
         with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+            file.write(json.dumps(row) + "\n")
+        if self._trackers is not None:
+            is_repeated = (step, "eval_loss" in logs) in self._repeated
+            self._trackers.log(step, numbers, is_repeated=is_repeated)
         if "loss" in logs:
-            self._on_step(state.global_step, state.max_steps, float(logs["loss"]))
+            self._on_step(step, num_steps, float(logs["loss"]))
         if "eval_loss" in logs:
-            self._say(
-                f"sft step {state.global_step}/{state.max_steps} held-out loss {logs['eval_loss']:.4f}"
-            )
+            self._say(f"sft step {step}/{num_steps} held-out loss {logs['eval_loss']:.4f}")
 
 
 class FiniteCallback(TrainerCallback):  # type: ignore[misc]

@@ -1,11 +1,10 @@
 """Checks the folder that an adapter is to be written to; imports no torch."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.errors import UsageError
-from trainer.io.kept_settings import CONFIG_FILE, command_of, kept_tables
+from trainer.io.kept_settings import CONFIG_FILE, command_in
 from trainer.io.paths import require_folder
 
 
@@ -16,8 +15,7 @@ def require_output(output: Path) -> None:
         UsageError: It cannot be made, is a run's folder, or holds an adapter without the settings of its training.
     """
     require_folder(output, field="output")
-    with suppress(FileNotFoundError):
-        if command_of(kept_tables(output / CONFIG_FILE)) in ("train", "train-offline"):
-            raise UsageError(f"output: {output} is the folder of a run; choose another folder")
+    if command_in(output) in ("train", "train-offline"):
+        raise UsageError(f"output: {output} is the folder of a run; choose another folder")
     if (output / ADAPTER_WEIGHTS_FILE).exists() and not (output / CONFIG_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")

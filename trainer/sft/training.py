@@ -15,7 +15,6 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from inference_server.wire.prompts import PromptRenderer
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
 from trainer.console.stop_signals import StopRequest, stop_signals
@@ -25,8 +24,7 @@ from trainer.io.base_record import BASE_FILE, keep_base, require_same_base
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.io.locks import locked_folder
-from trainer.io.metrics_file import METRICS_FILE
-from trainer.io.run_layout import CHECKPOINTS_FOLDER
+from trainer.io.run_layout import CHECKPOINTS_FOLDER, is_finished_sft, newest_sft_checkpoint
 from trainer.model.adapter import attach_adapter
 from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import load_tokenizer
@@ -40,8 +38,6 @@ from trainer.sft.examples import data_sets, longest_tokens
 from trainer.sft.output import require_output
 from trainer.sft.scored_tokens import scoring_completions_only
 
-_TRAINER_STATE_FILE = "trainer_state.json"
-
 
 def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path | None:
     """Train and save the adapter, in the main thread.
@@ -52,7 +48,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     Args:
         config: Data, model and settings.
         on_step: Called every few steps with step, number of steps and loss.
-        say: Gets lines about the data, the held-out loss, a resume, and a stop.
+        say: Gets lines about the data, the beginning, the held-out loss, a resume, a stop, and a tracker that fails.
 
     Returns:
         The adapter's folder; None if a signal has stopped the training.
@@ -89,22 +85,22 @@ def _train(
     """`run_sft`, once ``auto`` is resolved and no other process can write to the folder."""
     output = config.output
     with stop.waiting():
-        keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
-        newest = _newest_checkpoint(output / CHECKPOINTS_FOLDER)
-        # The last checkpoint is removed only when the adapter is complete.
-        if newest is None and (output / ADAPTER_WEIGHTS_FILE).exists():
+        keep_settings(output / CONFIG_FILE, config, free=("output", "device", "trackers"))
+        if is_finished_sft(output):
             say(f"{output} is finished; choose another output for another adapter")
             return output
+        newest = newest_sft_checkpoint(output)
         if newest is None:
             (output / BASE_FILE).unlink(missing_ok=True)
         require_same_base(output, config.policy)
         trainer, record = _trainer(config, tokenizer, renderer, newest, say)
         # Before the others, so that no loss that is not finite is shown.
         trainer.add_callback(FiniteCallback(config.sft.learning_rate, config.policy.dtype))
-        trainer.add_callback(ProgressCallback(output / METRICS_FILE, on_step, say))
+        progress = ProgressCallback(config, on_step, say)
+        trainer.add_callback(progress)
         trainer.add_callback(StopCallback(stop))
     record.write()
-    with scoring_completions_only():
+    with progress, scoring_completions_only():
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     step, num_steps = trainer.state.global_step, trainer.state.max_steps
     if step < num_steps:
@@ -229,9 +225,3 @@ def _trl_config(
         seed=sft.seed,
         dataloader_pin_memory=device.type != "cpu",
     )
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, which is one with the trainer's state: that file is written last."""
-    found = [f for f in folder.glob("checkpoint-*") if (f / _TRAINER_STATE_FILE).is_file()]
-    return max(found, key=lambda f: int(f.name.rsplit("-", 1)[1]), default=None)

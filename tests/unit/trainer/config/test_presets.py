@@ -141,6 +141,8 @@ model = "models/nf4"
 num_questions = 7
 [collect]
 output = "all.jsonl"
+[run]
+trackers = ["mlflow"]
 """
 
 
@@ -182,6 +184,12 @@ def test_a_variable_of_a_section_counts_where_the_file_would(
 @pytest.mark.parametrize("command", ["sft", "sample"])
 def test_every_stage_asks_the_arms_of_the_recipe(command: str, recipe: list[str]) -> None:
     assert [arm["name"] for arm in parsed(command, *recipe).model_dump()["arms"]] == ["solo"]
+
+
+def test_sft_logs_where_a_run_does_unless_it_is_told_otherwise(recipe: list[str]) -> None:
+    assert parsed("sft").model_dump()["trackers"] == ("tensorboard",)
+    assert parsed("sft", *recipe).model_dump()["trackers"] == ("mlflow",)
+    assert parsed("sft", *recipe, "--trackers", "[]").model_dump()["trackers"] == ()
 
 
 def test_commands_read_keys_of_their_own_and_of_the_server(recipe: list[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import trl.trainer.utils
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer, TrainerControl, TrainerState, TrainingArguments
 from trl.kernels import chunked_logprob
 
@@ -22,11 +24,15 @@ from regime_w import ArmSpec, build_prompt
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.commands import early_checks
 from trainer.config.sections import DataConfig, PolicyConfig, SFTRunConfig, TrainConfig
+from trainer.console import trackers
+from trainer.console.metric_catalog import SFT_METRICS
 from trainer.data.sources import Record
 from trainer.errors import DataError, NonFiniteError, UsageError
 from trainer.io.kept_settings import as_toml
 from trainer.model.adapter import first_not_finite
 from trainer.model.base_model import load_base
+from trainer.report.facts import is_running
+from trainer.report.page import live_html
 from trainer.sft import training
 from trainer.sft.callbacks import FiniteCallback, ProgressCallback
 from trainer.sft.examples import load_data, sft_examples, within_context
@@ -67,9 +73,57 @@ def metrics(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
-def without_losses(output: Path) -> list[dict[str, float]]:
+SINCE_THE_LINE_BEFORE = {"loss", "mean_token_accuracy", "entropy"}
+
+
+def without_means(output: Path) -> list[dict[str, float]]:
+    """The lines, without their times, and without what is a mean over the steps since the line before."""
+    left_out = {"time", *SINCE_THE_LINE_BEFORE}
     rows = metrics(output)
-    return [{name: value for name, value in row.items() if name != "loss"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
+
+
+def logged(output: Path) -> list[tuple[int, dict[str, float]]]:
+    """What a tracker must have."""
+    return [
+        (int(row.pop("step")), {name: row[name] for name in row if name in SFT_METRICS})
+        for row in metrics(output)
+    ]
+
+
+class Recording:
+    """A tracker that keeps what it is given over the starts of an SFT, and cannot remove any of it."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.is_open = False
+
+    def make(self, folder: Path, first_step: int) -> "Recording":
+        return self
+
+    def begin(self) -> None:
+        self.is_open = True
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.points.append((step, dict(metrics)))
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    recording = Recording()
+    monkeypatch.setitem(trackers.TRACKERS, "mlflow", recording.make)
+    return recording
+
+
+def in_tensorboard(output: Path) -> list[tuple[int, str]]:
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    return [
+        (event.step, name) for name in events.Tags()["scalars"] for event in events.Scalars(name)
+    ]
 
 
 @pytest.fixture
@@ -92,6 +146,14 @@ def test_the_adapter_is_what_peft_and_vllm_load(trained: Path, tiny_base: Path) 
     assert [row["step"] for row in rows if "eval_loss" in row] == [0, 3, 6]
     assert held_out[-1] < held_out[0]
     assert not (trained / "checkpoints").exists()
+    assert {name for row in rows for name in row} == {"step", "num_steps", "time", *SFT_METRICS}
+    assert {row["num_steps"] for row in rows} == {6}
+    assert all(row["grad_norm"] > 0 for row in rows if "loss" in row)
+    times = [row["time"] for row in rows]
+    assert times == sorted(times)
+    assert sorted(in_tensorboard(trained)) == sorted(
+        (step, name) for step, row in logged(trained) for name in row
+    )
 
 
 def test_trl_is_as_it_was_once_the_training_is_done(trained: Path) -> None:
@@ -99,10 +161,16 @@ def test_trl_is_as_it_was_once_the_training_is_done(trained: Path) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(
-    trained: Path, tiny_base: Path, tmp_path: Path
+    trained: Path, tiny_base: Path, tmp_path: Path, recording: Recording
 ) -> None:
     asked = config(tiny_base, tmp_path / "killed", checkpoint_every=2)
+    asked = asked.model_copy(update={"trackers": ("tensorboard", "mlflow")})
+    # The first start is killed before it has a checkpoint, so that the second one is from the beginning too.
+    train(asked, killed_at=1)
     train(asked, killed_at=5)
+    assert not recording.is_open
+    before = recording.points.copy()
+    assert [step for step, _ in before] == [0, 1, 3, 5]
     assert "resuming from" not in " ".join(train(config(tiny_base, tmp_path / "x", num_examples=4)))
     # A checkpoint that was being written counts for nothing.
     (asked.output / "checkpoints/checkpoint-99").mkdir()
@@ -113,14 +181,23 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     # The training loss is a mean since the line before, some of which the kill has taken along.
-    assert without_losses(asked.output) == without_losses(trained)
+    assert without_means(asked.output) == without_means(trained)
+    # TensorBoard has the new values of the steps that were repeated, and the other trackers keep the first.
+    assert sorted(in_tensorboard(asked.output)) == sorted(in_tensorboard(trained))
+    assert not recording.is_open
+    assert recording.points == [*before, *(each for each in logged(asked.output) if each[0] > 5)]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_the_step_with_a_checkpoint_of_it(
-    sent: signal.Signals, trained: Path, tiny_base: Path, tmp_path: Path
+    sent: signal.Signals,
+    trained: Path,
+    tiny_base: Path,
+    tmp_path: Path,
+    recording: Recording,
 ) -> None:
     asked, said = config(tiny_base, tmp_path / "stopped"), list[str]()
+    asked = asked.model_copy(update={"trackers": ("mlflow",)})
     before = signal.getsignal(sent)
 
     def on_step(step: int, num_steps: int, loss: float) -> None:
@@ -129,7 +206,9 @@ def test_a_signal_ends_it_after_the_step_with_a_checkpoint_of_it(
 
     assert run_sft(asked, on_step, said.append) is None
     assert signal.getsignal(sent) is before
-    (line,) = (line for line in said if "stopped" in line)
+    assert (recording.is_open, recording.points) == (False, logged(asked.output))
+    assert not (asked.output / "tensorboard").exists()
+    (line,) = (line for line in said if line.startswith("stopped"))
     # TRL logs a step once it has ended, so the signal comes in the next one.
     assert line == "stopped at step 2/6; the same command resumes there"
     assert not (asked.output / "adapter_model.safetensors").exists()
@@ -138,7 +217,8 @@ def test_a_signal_ends_it_after_the_step_with_a_checkpoint_of_it(
         load_file(folder / "adapter_model.safetensors") for folder in (trained, asked.output)
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert without_losses(asked.output) == without_losses(trained)
+    assert without_means(asked.output) == without_means(trained)
+    assert recording.points == logged(asked.output)
 
 
 def test_a_second_sft_in_the_folder_is_refused(tiny_base: Path, tmp_path: Path) -> None:
@@ -149,12 +229,14 @@ def test_a_second_sft_in_the_folder_is_refused(tiny_base: Path, tmp_path: Path) 
             with pytest.raises(UsageError) as caught:
                 run_sft(asked, on_step, said.append)
             refused.append(str(caught.value))
+            assert is_running(asked.output)
 
     assert run_sft(asked, on_step, said.append) == asked.output
     assert refused == [
         f"another `sft` is at work in {asked.output}; stop it, or choose another output"
     ]
     assert (asked.output / "adapter_model.safetensors").exists()
+    assert is_running(asked.output) is False
     # What adapters are published with has no lock in it.
     assert not (asked.output / ".lock").exists()
 
@@ -166,9 +248,10 @@ def test_the_folder_of_a_run_takes_no_adapter(tiny_base: Path, tmp_path: Path) -
 
 
 def test_a_finished_adapter_is_left_as_it_is(
-    trained: Path, tiny_base: Path, tmp_path: Path
+    trained: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = trained / "adapter_model.safetensors"
+    assert "step 6 of 6 · finished" in live_html(trained, "state")
     written = weights.stat().st_mtime_ns
     assert train(config(tiny_base, trained))[-1].startswith(f"{trained} is finished")
     # Its demonstrations may be gone by then.
@@ -176,6 +259,10 @@ def test_a_finished_adapter_is_left_as_it_is(
     early_checks.check_sft(config(tiny_base, trained).model_copy(update={"data": gone}))
     with pytest.raises(UsageError, match="no file that exists"):
         early_checks.check_sft(config(tiny_base, tmp_path).model_copy(update={"data": gone}))
+    monkeypatch.setattr(trackers, "is_installed", lambda name: False)
+    tracked = config(tiny_base, tmp_path).model_copy(update={"trackers": ("wandb",)})
+    with pytest.raises(UsageError, match=r"^trackers: wandb is not installed"):
+        early_checks.check_sft(tracked)
     assert weights.stat().st_mtime_ns == written
     with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
         train(config(tiny_base, trained, learning_rate=0.1))
@@ -527,12 +614,21 @@ def test_chat_prompts_of_a_model_that_has_none_are_refused(
 
 
 def test_what_a_kill_tore_of_the_metrics_is_dropped_at_a_resume(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
+    path, said = tmp_path / "metrics.jsonl", list[str]()
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
-    callback = ProgressCallback(path, lambda *_: None, lambda _: None)
+    asked = config(tmp_path, tmp_path).model_copy(update={"trackers": ()})
+    callback = ProgressCallback(asked, lambda *_: None, said.append)
     state, arguments = (
-        TrainerState(global_step=1),
+        TrainerState(global_step=1, max_steps=9),
         TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
     )
     callback.on_train_begin(arguments, state, TrainerControl())
     assert path.read_text() == '{"step": 1, "loss": 2.0}\n'
+    (line,) = said
+    assert line.startswith(f"{tmp_path}: 9 steps of 4 demonstrations; python -m trainer watch ")
+    # The gradient of a step that float16's loss scaling skips.
+    logs = {"loss": 1.5, "grad_norm": math.inf, "epoch": 0.5}
+    callback.on_log(arguments, state, TrainerControl(), logs=logs)
+    callback.on_log(arguments, state, TrainerControl(), logs={"train_loss": 1.5, "entropy": 1.0})
+    _, row = metrics(tmp_path)
+    assert row.keys() == {"step", "num_steps", "time", "loss"}
