@@ -47,6 +47,7 @@ _CHARTS = {
         note="Share of the solutions' tokens that are the model's likeliest ones, and how uncertain it is of them.",
         left=Axis(
             title="share of tokens",
+            is_share=True,
             curves={"mean_token_accuracy": "accuracy", "eval_mean_token_accuracy": "held out"},
         ),
         right=Axis(title=_NATS, curves={"entropy": "entropy", "eval_entropy": "entropy, held out"}),
