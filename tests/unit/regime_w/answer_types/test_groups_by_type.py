@@ -84,6 +84,14 @@ def test_answers_of_mappings_are_read_by_the_type() -> None:
     assert scores.correct == (True, True, False, False)
 
 
+def test_different_wrong_answers_do_not_agree() -> None:
+    scores = compute_regime_w_scores(
+        "?", outputs(["Nice", "Paris", "nice", "Rome"], TEXT), "Lyon", answer_type=TEXT
+    )
+    assert scores.answers == ("nice", "paris", "nice", "rome")
+    assert scores.s_end == 1 / 6
+
+
 def test_a_gold_answer_that_cannot_be_read_judges_nothing() -> None:
     scores = compute_regime_w_scores(
         "?", outputs(["B", "B", "B", "A"], CHOICE), "Berlin", answer_type=CHOICE
