@@ -385,7 +385,9 @@ def test_an_adapter_to_start_from_that_is_none_is_refused_at_once(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     asked = second(tmp_path / "gone", tiny_base, tmp_path / "second")
-    with pytest.raises(UsageError, match=r"policy\.adapter .*gone: there is no .*--policy\.adapter null"):
+    with pytest.raises(
+        UsageError, match=r"policy\.adapter .*gone: there is no .*--policy\.adapter null"
+    ):
         early_checks.check_sft(asked)
     # One file names an adapter for SFT to write and for PPO to start from.
     early_checks.check_sft(second(asked.output, tiny_base, asked.output))
