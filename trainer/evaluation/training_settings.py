@@ -185,7 +185,7 @@ def _not_given(config: EvaluationConfig, keys: Sequence[str]) -> str:
 
 def _unreadable(error: UsageError, flags: str) -> UsageError:
     return UsageError(
-        f"{error} (correct or restore this file, which says how the model was trained, or say with {flags} how to ask it)"
+        f"{error} (this file says how the model was trained; without it, say with {flags} how to ask it)"
     )
 
 

@@ -18,6 +18,7 @@ from trainer.io.kept_settings import (
     KeptConfig,
     command_of,
     kept_tables,
+    lost_settings,
     read_kept,
     settings_beside,
 )
@@ -67,7 +68,7 @@ def _kept_in(folder: Path) -> KeptConfig | None:
         return read_kept(path)
     except FileNotFoundError:
         if has_begun(folder):
-            raise UsageError(f"{path}: missing, and the run has begun") from None
+            raise lost_settings(path) from None
         return None
     except UsageError:
         if _is_kept(folder):

@@ -142,6 +142,11 @@ def kept_tables(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: {error}") from None
 
 
+def lost_settings(path: Path, flaw: str = "missing, and the run has begun") -> UsageError:
+    """The error for a run that has begun and no longer has its settings, which it cannot go on or be judged without."""
+    return UsageError(f"{path}: {flaw}; restore the file from a copy")
+
+
 def is_as_kept(path: Path) -> bool:
     """Whether a file is exactly as `keep_settings` writes it, without somebody's own comments, order or layout."""
     try:
@@ -214,9 +219,7 @@ def read_run_config(folder: Path) -> TrainConfig:
         kept = read_kept(folder / CONFIG_FILE)
     except FileNotFoundError:
         if has_begun(folder):
-            raise UsageError(
-                f"{folder / CONFIG_FILE} is missing, and the run has begun: restore the file from a copy"
-            ) from None
+            raise lost_settings(folder / CONFIG_FILE) from None
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
     if not isinstance(kept, TrainConfig):
         command = _written_by(kept)

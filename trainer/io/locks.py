@@ -14,6 +14,8 @@ from trainer.io.paths import open_plain
 
 _log = logging.getLogger(__name__)
 _LOCK_FILE = ".lock"
+_TAKEN = (BlockingIOError, PermissionError)
+"""Errors of a lock that another process has; which of them depends on the file system."""
 _TRIES, _WAIT_S = 20, 0.05
 """How often a taken lock is asked for, and how long is waited in between: who only looks whether a file is locked, as
 `watch` does, has a lock for a moment itself."""
@@ -50,8 +52,7 @@ def _could_lock(file: FileIO) -> bool:
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_WAIT_S)
-        # Which of them depends on the file system.
-        with suppress(BlockingIOError, PermissionError):
+        with suppress(*_TAKEN):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     return False
@@ -59,13 +60,12 @@ def _could_lock(file: FileIO) -> bool:
 
 def is_locked(path: Path) -> bool:
     """Whether a process has locked a file; nothing is changed."""
-    try:
-        with FileIO(path, "rb", opener=open_plain) as file:
+    # There is no such file, or no locks in its file system.
+    with suppress(OSError), FileIO(path, "rb", opener=open_plain) as file:
+        try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # There is no such file.
-        return False
+        except _TAKEN:
+            return True
     return False
 
 

@@ -30,6 +30,7 @@ from trainer.io.kept_settings import (
     is_as_kept,
     keep_settings,
     kept_tables,
+    lost_settings,
     require_as_kept,
 )
 from trainer.io.paths import require_folder
@@ -184,13 +185,10 @@ def _require_whole(path: Path) -> None:
     """
     try:
         lost = [f"[{name}]" for name in _IN_ALL_RUNS if name not in kept_tables(path)]
-        flaw = f"lacks {', '.join(lost)}, which every run has" if lost else None
     except FileNotFoundError:
-        flaw = "is missing, and the run has begun"
-    if flaw is not None:
-        raise UsageError(
-            f"{path} {flaw}: restore the file from a copy; other settings could not recompute the finished steps"
-        )
+        raise lost_settings(path) from None
+    if lost:
+        raise lost_settings(path, f"lacks {', '.join(lost)}, which every run has")
 
 
 def with_kept_dtype(config: _Config) -> _Config:

@@ -295,7 +295,7 @@ def test_the_folders_of_a_machine_are_cut_from_settings_that_name_files_and_from
             "[ppo]\nkl_horizon = 1",
             r"ppo\.kl_horizon: unknown key; did you mean ppo\.kl_horizon_steps",
         ),
-        (None, "config.toml is missing, and the run has begun"),
+        (None, "config.toml: missing, and the run has begun"),
     ],
 )
 def test_settings_that_cannot_be_read_are_named_with_their_key(

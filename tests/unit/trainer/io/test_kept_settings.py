@@ -409,8 +409,8 @@ def test_a_file_of_rollouts_with_other_settings_is_called_by_its_name(tmp_path: 
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        (None, "config.toml is missing, and the run has begun: restore"),
-        ("", r"lacks \[policy\], \[ppo\], \[run\], which every run has: restore"),
+        (None, "config.toml: missing, and the run has begun; restore"),
+        ("", r"lacks \[policy\], \[ppo\], \[run\], which every run has; restore"),
         ("[policy]\n[run]\n", r"lacks \[ppo\], which every run has"),
         ("[policy", "config.toml: "),
     ],

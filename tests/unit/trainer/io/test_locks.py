@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import UsageError
-from trainer.io.locks import locked_folder
+from trainer.io.locks import is_locked, locked_folder
 from trainer.run_state.journal import Journal, is_at_work
 
 
@@ -47,3 +47,23 @@ def test_a_look_at_the_lock_of_a_journal_keeps_no_trainer_from_its_start(
     monkeypatch.setattr(time, "sleep", lambda _: look.close())
     with Journal(tmp_path):
         assert look.closed
+
+
+@pytest.mark.parametrize(
+    ("error", "taken"),
+    [
+        pytest.param(errno.EWOULDBLOCK, True, id="most file systems"),
+        pytest.param(errno.EACCES, True, id="some network file systems"),
+        pytest.param(errno.ENOLCK, False, id="a file system without locks"),
+    ],
+)
+def test_a_look_finds_what_a_lock_would_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, taken: bool
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(error, "refused")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert is_locked(tmp_path / "file") is taken
+    assert not is_locked(tmp_path / "missing")
