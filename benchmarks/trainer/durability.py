@@ -27,9 +27,9 @@ def main() -> None:
     from trainer.config.sections import RunConfig
     from trainer.io.kept_settings import read_run_config
     from trainer.io.metrics_file import read_metrics
-    from trainer.io.run_layout import checkpoint_folders
+    from trainer.io.run_layout import checkpoint_folders, step_of
     from trainer.replay.restored_run import open_replay
-    from trainer.run_state.checkpoint import save_checkpoint, step_of
+    from trainer.run_state.checkpoint import save_checkpoint
 
     rows = read_metrics(arguments.run)[1:]  # The first step warms up.
     step_s = statistics.median(row["time/step_s"] for row in rows)

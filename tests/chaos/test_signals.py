@@ -14,8 +14,7 @@ from tests.chaos.proxy import Fault, Schedule, faulty_proxy
 from tests.chaos.trainer_process import TrainerProcess
 from tests.waiting import wait_until
 from trainer.console.terminal import CONSOLE_FILE
-from trainer.io.run_layout import checkpoint_folders
-from trainer.run_state.checkpoint import step_of
+from trainer.io.run_layout import checkpoint_folders, step_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

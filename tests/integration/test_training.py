@@ -35,7 +35,7 @@ from trainer.errors import SyncError
 from trainer.io.run_layout import checkpoint_folders
 from trainer.online.setup import train
 from trainer.rollouts.questions import QuestionStream
-from trainer.run_state.checkpoint import read_best
+from trainer.run_state.best import read_best
 from trainer.tiny_model.build import build_tiny_model
 from trainer.tiny_model.pretraining import TinyModelRecipe
 

@@ -9,7 +9,7 @@ from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.metrics_file import read_with_late, with_late
 from trainer.io.run_layout import ADAPTERS_FOLDER, JOURNAL_FILE, version_folders
-from trainer.run_state.checkpoint import read_best
+from trainer.run_state.best import read_best
 from trainer.run_state.journal_reader import JournalReader
 
 

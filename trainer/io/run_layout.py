@@ -51,6 +51,16 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted((run / CHECKPOINTS_FOLDER).glob("step-" + 6 * "[0-9]"))
 
 
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, if it is kept."""
+    return run / CHECKPOINTS_FOLDER / step_name(step)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint."""
+    return int(folder.name.rsplit("-", 1)[1])
+
+
 def newest_sft_checkpoint(sft: Path) -> Path | None:
     """The newest complete checkpoint of an SFT, which is one with the trainer's state: that file is written last."""
     states = (sft / CHECKPOINTS_FOLDER).glob("checkpoint-*/trainer_state.json")

@@ -24,7 +24,7 @@ from trainer.errors import BETWEEN_STEPS, UsageError
 from trainer.io.adapter_settings import base_advice
 from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import Metrics
-from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders
+from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders, step_of
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device, halved_if_out_of_memory
 from trainer.model.dtype import torch_dtype, with_default_dtype
@@ -46,7 +46,6 @@ from trainer.run_state.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
-    step_of,
 )
 from trainer.run_state.run_adapters import retain_newest, save_adapter
 from trainer.run_state.run_folder import open_run, with_policy

@@ -19,7 +19,7 @@ from trainer.errors import (
     CheckpointError,
 )
 from trainer.io.metrics_file import Metrics
-from trainer.io.run_layout import checkpoint_folders
+from trainer.io.run_layout import checkpoint_folders, step_of
 from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
@@ -29,7 +29,7 @@ from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
 from trainer.rollouts.metrics import rollout_metrics
-from trainer.run_state.checkpoint import TrainProgress, load_step, save_checkpoint, step_of
+from trainer.run_state.checkpoint import TrainProgress, load_step, save_checkpoint
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledStep
 

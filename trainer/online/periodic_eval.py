@@ -19,7 +19,7 @@ from trainer.evaluation.statistics import is_below_best, wilson_interval
 from trainer.io.metrics_file import Metrics
 from trainer.online.published import Published
 from trainer.online.versions import Versions
-from trainer.run_state.checkpoint import Best, read_best, write_best
+from trainer.run_state.best import Best, read_best, write_best
 from trainer.run_state.recorded_questions import SourceQuestions
 
 

@@ -13,7 +13,13 @@ from trainer.config.sections import TrainConfig
 from trainer.console.run_output import RunOutput
 from trainer.errors import JournalError, NonFiniteError
 from trainer.io.metrics_file import Metrics
-from trainer.io.run_layout import ADAPTERS_FOLDER, JOURNAL_FILE, checkpoint_folders, version_folders
+from trainer.io.run_layout import (
+    ADAPTERS_FOLDER,
+    JOURNAL_FILE,
+    checkpoint_folders,
+    step_of,
+    version_folders,
+)
 from trainer.online.loop import TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.versions import Versions
@@ -21,7 +27,8 @@ from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.learner import Learner
 from trainer.rollouts.curriculum import Curriculum
 from trainer.rollouts.questions import QuestionState
-from trainer.run_state.checkpoint import TrainProgress, load_checkpoint, skip_damaged_best, step_of
+from trainer.run_state.best import skip_damaged_best
+from trainer.run_state.checkpoint import TrainProgress, load_checkpoint
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.recompute import recompute

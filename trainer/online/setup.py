@@ -17,7 +17,7 @@ from trainer.doctor.memory import plan_in_message
 from trainer.io.adapter_settings import base_advice, prompt_format_advice
 from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import read_metrics
-from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders, has_begun
+from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders, has_begun, step_of
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, with_dtype
 from trainer.model.prompts import prompt_format_of
@@ -40,7 +40,7 @@ from trainer.ranks.process_group import Ranks
 from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState
 from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
-from trainer.run_state.checkpoint import TrainProgress, newest_checkpoint, save_checkpoint, step_of
+from trainer.run_state.checkpoint import TrainProgress, newest_checkpoint, save_checkpoint
 from trainer.run_state.journal import Journal
 from trainer.run_state.recorded_questions import QuestionRecord
 from trainer.run_state.run_adapters import RunAdapters

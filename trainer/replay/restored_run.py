@@ -17,11 +17,7 @@ from trainer.model.dtype import torch_dtype
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.learner import Learner
 from trainer.rollouts.reward_functions import changed_sources
-from trainer.run_state.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    newest_checkpoint,
-)
+from trainer.run_state.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.manifest import computed_with
 from trainer.run_state.run_folder import start_of

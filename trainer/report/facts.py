@@ -13,9 +13,14 @@ from trainer.io.kept_settings import command_in
 from trainer.io.locks import is_locked_folder
 from trainer.io.metrics_file import time_trained
 from trainer.io.paths import read_plain
-from trainer.io.run_layout import FAILED_FOLDER, JOURNAL_FILE, checkpoint_folders, step_name
+from trainer.io.run_layout import (
+    FAILED_FOLDER,
+    JOURNAL_FILE,
+    checkpoint_folders,
+    step_name,
+    step_of,
+)
 from trainer.report.run_record import RunRecord
-from trainer.run_state.checkpoint import step_of
 from trainer.run_state.journal import is_at_work
 from trainer.run_state.recorded_digests import recorded
 from trainer.run_state.recorded_rollouts import ROLLOUTS_FILE

@@ -5,26 +5,26 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Self
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from inference_server.wire.schemas import adapter_name
 from inference_server.wire.settings.errors import first_line
 from trainer.errors import CheckpointError
-from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
-from trainer.io.paths import read_plain
-from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, checkpoint_folders, step_name
+from trainer.io.durable import finish_folder, new_folder, remove_folder
+from trainer.io.run_layout import (
+    CHECKPOINTS_FOLDER,
+    checkpoint_folder,
+    checkpoint_folders,
+    step_of,
+)
 from trainer.model.adapter import AdapterState
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.learner_state import learner_state, load_learner_state
 from trainer.ppo.update import PPOUpdate
 from trainer.rollouts.questions import QuestionState
+from trainer.run_state.best import read_best
 from trainer.run_state.manifest import STATE_FILE, verify_checkpoint, write_manifest
-
-_BEST_FILE = "best.json"
-_REMOVE = "; remove it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,77 +35,6 @@ class TrainProgress:
     """The number of steps done."""
     questions: QuestionState
     """Which questions were asked, and which of them were not trained on."""
-
-
-class Best(BaseModel):
-    """``checkpoints/best.json``: the evaluated step with the highest accuracy so far."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    step: int = Field(ge=0, lt=2**63)
-    """The evaluated step, whose checkpoint is kept."""
-    version: int = Field(ge=0, lt=2**63)
-    adapter: str
-    """The version's folder, relative to the run's folder."""
-    accuracy: float = Field(ge=0, le=1)
-    num_questions: int = Field(ge=1, lt=2**63)
-
-    @model_validator(mode="after")
-    def _adapter_is_of_the_version(self) -> Self:
-        if self.adapter != f"{ADAPTERS_FOLDER}/{adapter_name(self.version)}":
-            raise ValueError(f"adapter is not the folder of version {self.version}")
-        return self
-
-
-def checkpoint_folder(run_folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is, if it is kept."""
-    return run_folder / CHECKPOINTS_FOLDER / step_name(step)
-
-
-def step_of(folder: Path) -> int:
-    """The step of a checkpoint."""
-    return int(folder.name.rsplit("-", 1)[1])
-
-
-def read_best(run_folder: Path) -> Best | None:
-    """The best evaluation of a run; None if there was none yet.
-
-    Raises:
-        CheckpointError: The file is damaged.
-    """
-    path = run_folder / CHECKPOINTS_FOLDER / _BEST_FILE
-    try:
-        return Best.model_validate_json(read_plain(path))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}{_REMOVE}") from None
-    except ValidationError as error:
-        raise CheckpointError(f"{path}: {error.errors()[0]['msg']}{_REMOVE}") from None
-
-
-def skip_damaged_best(run_folder: Path, say: Callable[[str], None]) -> None:
-    """Put a damaged ``checkpoints/best.json`` aside: the next evaluation is then the best so far.
-
-    Args:
-        run_folder: The run's folder.
-        say: Gets a line if the file is damaged.
-    """
-    try:
-        read_best(run_folder)
-    except CheckpointError as error:
-        path = run_folder / CHECKPOINTS_FOLDER / _BEST_FILE
-        aside = path.with_name(path.name + ".damaged")
-        path.rename(aside)
-        say(
-            f"{str(error).removesuffix(_REMOVE)}; it is now {aside.name}, and the next evaluation the best"
-        )
-
-
-def write_best(run_folder: Path, best: Best) -> None:
-    """Replace ``checkpoints/best.json`` atomically."""
-    text = best.model_dump_json(indent=2) + "\n"
-    write_file(run_folder / CHECKPOINTS_FOLDER / _BEST_FILE, text.encode())
 
 
 def save_checkpoint(

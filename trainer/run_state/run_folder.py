@@ -41,10 +41,10 @@ from trainer.io.run_layout import (
     START_FOLDER,
     checkpoint_folders,
     has_begun,
+    step_of,
 )
 from trainer.model.dtype import with_dtype
 from trainer.model.roles import PolicyRoles
-from trainer.run_state.checkpoint import step_of
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_adapters import save_adapter
 

@@ -34,7 +34,7 @@ from trainer.export.versions import RunVersion, choose_version
 from trainer.io.base_record import BaseRecord, base_of, keep_base
 from trainer.model.roles import PolicyRoles
 from trainer.report.run_record import read_run
-from trainer.run_state.checkpoint import Best, write_best
+from trainer.run_state.best import Best, write_best
 from trainer.run_state.journal_entries import JournaledAdapter, to_line
 
 MADE_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves"

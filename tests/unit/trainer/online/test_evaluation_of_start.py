@@ -13,7 +13,7 @@ from trainer.model.roles import PolicyRoles
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.replay.verify import verify
 from trainer.report.run_record import RunRecord, read_run
-from trainer.run_state.checkpoint import read_best
+from trainer.run_state.best import read_best
 
 START, WORSE = "#### 1", "#### 2"
 """The start's answer, which is right, and that of the versions after it."""

@@ -14,12 +14,11 @@ from tests.unit.memory_server import MemoryServer
 from trainer.config.sections import TrainConfig
 from trainer.errors import NonFiniteError, SyncError
 from trainer.io.metrics_file import read_metrics
-from trainer.io.run_layout import checkpoint_folders
+from trainer.io.run_layout import checkpoint_folders, step_of
 from trainer.online.loop import TrainResult
 from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
-from trainer.run_state.checkpoint import step_of
 from trainer.run_state.journal_reader import JournalReader
 
 NUM_STEPS, FAILS_AT = 4, 3

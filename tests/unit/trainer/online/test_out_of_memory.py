@@ -12,11 +12,10 @@ import torch
 from tests.unit import runs_in_memory
 from tests.unit.memory_server import MemoryServer
 from trainer.errors import OutOfMemoryError
-from trainer.io.run_layout import checkpoint_folders
+from trainer.io.run_layout import checkpoint_folders, step_of
 from trainer.online.loop import TrainResult
 from trainer.ppo.learner import Learner
 from trainer.replay.verify import verify
-from trainer.run_state.checkpoint import step_of
 from trainer.run_state.journal_reader import JournalReader
 
 NUM_STEPS, FAILS_AT = 3, 2

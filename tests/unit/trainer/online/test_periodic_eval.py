@@ -19,7 +19,7 @@ from trainer.errors import ServerError, ServerRejectedError
 from trainer.online.asked_questions import fitting_held_out, load_questions
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.published import Published
-from trainer.run_state.checkpoint import read_best
+from trainer.run_state.best import read_best
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_adapters import RunAdapters
 

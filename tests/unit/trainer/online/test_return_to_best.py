@@ -11,13 +11,13 @@ from tests.unit.runs_in_memory import run_config, server_roles, train, write_que
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import RunConfig, TrainConfig
 from trainer.io.metrics_file import Metrics, read_metrics, read_with_late
+from trainer.io.run_layout import checkpoint_folder
 from trainer.model.roles import PolicyRoles
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.published import Published
 from trainer.online.versions import Versions
 from trainer.replay.verify import verify
 from trainer.report.run_record import read_run
-from trainer.run_state.checkpoint import checkpoint_folder
 from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.journal_reader import JournalReader
 

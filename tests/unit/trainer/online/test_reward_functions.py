@@ -11,10 +11,9 @@ from tests.unit.runs_in_memory import run_config, server_roles, train, write_que
 from trainer.config.sections import TrainConfig
 from trainer.errors import RewardFunctionError
 from trainer.io.metrics_file import read_metrics
-from trainer.io.run_layout import checkpoint_folders
+from trainer.io.run_layout import checkpoint_folders, step_of
 from trainer.replay.verify import verify
 from trainer.replay.what_if import what_if
-from trainer.run_state.checkpoint import step_of
 from trainer.run_state.journal_entries import rollouts_file
 from trainer.run_state.journal_reader import JournalReader
 

@@ -12,23 +12,19 @@ import torch
 
 from trainer.config.sections import PolicyConfig, PPOConfig, TrainConfig
 from trainer.errors import CheckpointError
-from trainer.io.run_layout import checkpoint_folders
+from trainer.io.run_layout import checkpoint_folders, step_of
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
 from trainer.ppo.update import PPOUpdate
 from trainer.rollouts.questions import PendingQuestions, QuestionState
+from trainer.run_state.best import Best, read_best, skip_damaged_best, write_best
 from trainer.run_state.checkpoint import (
-    Best,
     Checkpoint,
     TrainProgress,
     load_checkpoint,
     newest_checkpoint,
-    read_best,
     save_checkpoint,
-    skip_damaged_best,
-    step_of,
-    write_best,
 )
 from trainer.run_state.manifest import verify_checkpoint, write_manifest
 
