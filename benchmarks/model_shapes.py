@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
 
 from regime_w import ArmSpec, build_all_arms
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 
 VOCABULARY = 151_936
 

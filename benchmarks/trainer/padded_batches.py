@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from trainer.model.batches.batch import MicroBatch, Sample, SampledTokens, TokenRows
+from trainer.model.batches.batch import MicroBatch, SampledTokens, TokenRows
+from trainer.model.batches.sample import Sample
 
 
 def padded_micro_batches(

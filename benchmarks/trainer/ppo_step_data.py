@@ -10,7 +10,7 @@ from regime_w import build_all_arms, build_prompt
 from trainer.config.sections import PolicyConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 
 CPU = torch.device("cpu")

@@ -36,7 +36,7 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.io.kept_settings import read_run_config
 from trainer.model.adapter import AdapterState, read_adapter, serialized
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.published import Published
 from trainer.online.weight_sync.alternatives import ComputedExplanations

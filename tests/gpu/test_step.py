@@ -11,7 +11,7 @@ import torch
 from trainer.config.sections import PolicyConfig, PPOConfig, RunConfig
 from trainer.errors import OutOfMemoryError
 from trainer.model.adapter import AdapterState
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
 

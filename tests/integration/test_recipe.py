@@ -16,7 +16,7 @@ from inference_server.launch.server_process import ServerProcess
 from trainer.config.sections import PolicyConfig
 from trainer.io.jsonl import read_lines
 from trainer.model.base_model import load_base
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -26,7 +26,8 @@ from tests.unit.server_stub import ServerStub
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.errors import ConflictError
 from trainer.model.adapter import AdapterState, read_adapter
-from trainer.model.batches.batch import Sample, micro_batches
+from trainer.model.batches.batch import micro_batches
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 
 NUM_TOKENS = 5

@@ -25,7 +25,8 @@ from trainer.model.adapter import (
 )
 from trainer.model.attention import Attention, attention_of
 from trainer.model.base_model import load_base, recompute_activations
-from trainer.model.batches.batch import MicroBatch, Sample, TokenRows, micro_batches
+from trainer.model.batches.batch import MicroBatch, TokenRows, micro_batches
+from trainer.model.batches.sample import Sample
 from trainer.model.decoder.layer import decoder_of
 from trainer.model.device import gathered, set_product_precision
 from trainer.model.head import scalars

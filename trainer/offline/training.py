@@ -25,7 +25,7 @@ from trainer.io.adapter_settings import base_advice
 from trainer.io.base_record import keep_base
 from trainer.io.metrics_file import Metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders, step_of
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.device import compute_device, halved_if_out_of_memory
 from trainer.model.dtype import torch_dtype, with_default_dtype
 from trainer.model.roles import PolicyRoles, Role

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import DataError, NonFiniteError
-from trainer.model.batches.batch import MicroBatch, Sample
+from trainer.model.batches.batch import MicroBatch
+from trainer.model.batches.sample import Sample
 from trainer.model.device import halved_if_out_of_memory
 from trainer.model.roles import PolicyRoles, Role
 from trainer.model.sharded_base import pass_guard

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
-from trainer.model.batches.batch import MicroBatch, Sample
+from trainer.model.batches.batch import MicroBatch
+from trainer.model.batches.sample import Sample
 from trainer.model.nuclei import Nucleus
 
 

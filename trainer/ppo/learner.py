@@ -13,7 +13,7 @@ import torch
 from trainer.config.sections import PPOConfig, RunConfig
 from trainer.errors import RewardFunctionError
 from trainer.model.adapter import AdapterState
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.device import halved_if_out_of_memory
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.config.sections import GroupEstimator, PPOConfig
-from trainer.model.batches.batch import MicroBatch, Sample
+from trainer.model.batches.batch import MicroBatch
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.advantages import (
     generalized_advantages,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import LossSums, StepSums, UpdateMetrics, update_metrics
 from trainer.ppo.experience import Experience, MiniBatch

@@ -19,7 +19,7 @@ from trainer.config.sections import TrainConfig
 from trainer.io.kept_settings import read_run_config
 from trainer.io.run_layout import ADAPTERS_FOLDER, START_FOLDER
 from trainer.model.adapter import AdapterState, read_adapter
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import Role
 from trainer.replay.changed_settings import changed_config
 from trainer.replay.restored_run import Replay, Say, open_replay

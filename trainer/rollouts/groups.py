@@ -22,7 +22,7 @@ from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.rollout import REGIME_W
 from trainer.data.sources import Record
 from trainer.errors import RewardFunctionError
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 
 _SAME_REWARD = 1e-9
 _MAX_REWARD = 3.4e38

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from inference_server.wire.digests import sha256_of_file
 from trainer.config.sections import OfflineRunConfig, TrainConfig
 from trainer.io.durable import write_file
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.critic_fit import fit_critic
 from trainer.rollouts.critic_rollouts import sampling_warnings

@@ -25,7 +25,7 @@ from regime_w.answer_types.number import NUMBER
 from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.data.columns import usable_type
 from trainer.data.sources import Record
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.rollouts.groups import Score, ScoredGroup, ServedGroup, as_sample, score_group
 
 

@@ -12,7 +12,7 @@ from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import JournalError
 from trainer.io.metrics_file import Metrics
 from trainer.model.adapter import AdapterState, serialized
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.learner import Learner
 from trainer.rollouts.rows import RolloutRow

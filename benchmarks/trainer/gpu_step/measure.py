@@ -22,7 +22,7 @@ from trainer.doctor.device import Card
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.update import PPOUpdate

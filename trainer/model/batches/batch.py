@@ -1,8 +1,8 @@
 """Completions as tensors: micro-batches that compute each shared prefix once, under a token budget.
 
-A `Sample` is one completion as PPO needs it. `micro_batches` lays their prefix trees side by side
-in rows of equal width (`trainer.model.batches.packing`). Tensors of completions are
-[B, C]; every completion token has the index of the state before it.
+`micro_batches` lays the prefix trees of samples side by side in rows of equal width
+(`trainer.model.batches.packing`). Tensors of completions are [B, C]; every completion token has the index of the
+state before it.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.model.batches.packing import PlacedTree, packed_trees
+from trainer.model.batches.sample import Sample
 
 _WIDTH_STEPS = {"cuda": 64}
 """By kind of device: row widths are rounded up to a multiple of this, unless the micro-batch would exceed its budget.
@@ -22,29 +23,6 @@ cuDNN's attention, which PyTorch prefers on Hopper, builds plans for every shape
 for passes without gradients, one for passes with them, and one for backward passes. According to others' measurements,
 a plan takes 20 to 70 ms.
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One completion: token ids as they were sampled, never re-tokenised text."""
-
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    sampler_logprobs: tuple[float, ...]
-    """One for each completion token, from the server's sampling distribution."""
-    temperature: float
-    top_p: float
-    reward: float
-    truncated: bool
-    """Whether the token limit ended it, so that its last state is not terminal."""
-    version: int | None
-    """The policy version that generated it."""
-
-    @property
-    def state_ids(self) -> tuple[int, ...]:
-        """The tokens whose states are computed; the last token only if the state after it is not terminal."""
-        ids = self.prompt_ids + self.completion_ids
-        return ids if self.truncated else ids[:-1]
 
 
 @dataclass(frozen=True, kw_only=True)

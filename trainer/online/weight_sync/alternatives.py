@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.adapter import read_adapter
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.logprobs import AS_ASKED, Sampling
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.published import Published

@@ -22,7 +22,7 @@ from torch import Tensor
 from trainer.config.sections import TrainConfig
 from trainer.errors import SyncError
 from trainer.io.metrics_file import Metrics
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.online.weight_sync.alternatives import PUSHED, Explanations, chosen_samples
 from trainer.online.weight_sync.evidence import DistinctTokens
 from trainer.online.weight_sync.mismatch import Mismatch

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 
 _FLOOR_NATS = 2e-6
 """The difference that float32 rounding of the logits leaves on any token, before division by its temperature."""

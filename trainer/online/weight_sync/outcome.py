@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainer.io.metrics_file import Metrics
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.online.weight_sync.alternatives import PUSHED
 from trainer.online.weight_sync.evidence import DistinctTokens, Noise, evidence, noise
 from trainer.online.weight_sync.mismatch import Mismatch

@@ -19,7 +19,7 @@ from trainer.config.sections import TrainConfig
 from trainer.data.sources import Record
 from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
 from trainer.io.metrics_file import Metrics
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.device import halved_if_out_of_memory
 from trainer.online.published import Published
 from trainer.online.versions import Versions

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from torch import Tensor
 
 from inference_server.wire.schemas import ArmGroup
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.ppo.experience import MiniBatch
 from trainer.rollouts.groups import as_sample
 

@@ -32,7 +32,7 @@ from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import GIB
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.update import PPOUpdate
 

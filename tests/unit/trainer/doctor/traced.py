@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from trainer.config.sections import PolicyConfig, PPOConfig
-from trainer.model.batches.batch import MicroBatch, Sample
+from trainer.model.batches.batch import MicroBatch
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.update import PPOUpdate
 

@@ -32,7 +32,8 @@ from transformers import (
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.model.attention import Attention, attention_of, require_shared_rows
-from trainer.model.batches.batch import Sample, micro_batches
+from trainer.model.batches.batch import micro_batches
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 
 CPU = torch.device("cpu")

@@ -28,7 +28,7 @@ from trainer.model.base_model import (
     save_dequantized,
     save_language_model,
 )
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
 

@@ -24,7 +24,8 @@ from tests.tiny import TINY
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.model.adapter import read_adapter
-from trainer.model.batches.batch import Sample, micro_batches
+from trainer.model.batches.batch import micro_batches
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from trainer.errors import (
     UsageError,
 )
 from trainer.model.base_model import load_base
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.offline.training import train_offline
 from trainer.ppo.diagnostics import UpdateMetrics

@@ -10,7 +10,8 @@ import torch
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import DataError, OutOfMemoryError
-from trainer.model.batches.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batches.batch import MicroBatch, micro_batches
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.critic_fit import CriticFit, fit_critic
 

@@ -10,7 +10,7 @@ from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.sections import PPOConfig, RunConfig
 from trainer.errors import OutOfMemoryError
 from trainer.model.adapter import serialized
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner import Learner

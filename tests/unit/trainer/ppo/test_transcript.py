@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.rounding import in_float64
 from trainer.config.sections import PPOConfig
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
 

@@ -16,7 +16,8 @@ from tests.rounding import in_float64, rounding_bound
 from tests.tiny import TINY
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
-from trainer.model.batches.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batches.batch import MicroBatch, micro_batches
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role, TokenLogprobs
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import Experience, MiniBatch

@@ -13,7 +13,7 @@ import torch
 
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import TrainerError
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import Role
 from trainer.ppo.leader_and_followers import FollowerStart, follow, leading, make_learner
 from trainer.ppo.learner import Learner

@@ -13,7 +13,7 @@ import torch
 from trainer.config.sections import PolicyConfig, PPOConfig, TrainConfig
 from trainer.errors import CheckpointError
 from trainer.io.run_layout import checkpoint_folders, step_of
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
 from trainer.ppo.update import PPOUpdate

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.model.batches.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batches.batch import MicroBatch, micro_batches
+from trainer.model.batches.sample import Sample
 
 CPU = torch.device("cpu")
 

@@ -26,7 +26,8 @@ from transformers import (
 from tests.rounding import in_float64
 from tests.unit.dispatched import a_layer, by_kind, dispatched
 from trainer.config.sections import PolicyConfig
-from trainer.model.batches.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batches.batch import MicroBatch, micro_batches
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 
 CPU = torch.device("cpu")

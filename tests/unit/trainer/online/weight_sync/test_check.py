@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.config.sections import TrainConfig
 from trainer.errors import SyncError
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.online.weight_sync.alternatives import PUSHED
 from trainer.online.weight_sync.check import SyncCheck
 

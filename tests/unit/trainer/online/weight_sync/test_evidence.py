@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.online.weight_sync.alternatives import chosen_samples
 from trainer.online.weight_sync.evidence import DistinctTokens, evidence, noise, self_normalized
 

@@ -32,7 +32,7 @@ from trainer.data.sources import Record
 from trainer.errors import OutOfMemoryError, ServerRejectedError, SyncError
 from trainer.io.metrics_file import Metrics
 from trainer.model.adapter import read_adapter
-from trainer.model.batches.batch import Sample
+from trainer.model.batches.sample import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.published import Published
 from trainer.online.weight_sync.proofs import Proofs
