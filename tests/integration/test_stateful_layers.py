@@ -36,6 +36,7 @@ def test_a_policy_of_convolutions_is_served_as_it_is_trained(tmp_path: Path) -> 
             "run.folder": str(run),
             "run.num_threads": "1",
             "run.num_steps": "3",
+            "data.num_questions": "64",
             "rollout.questions_per_step": "2",
             "rollout.max_tokens": "12",
             "ppo.learning_rate": "1e-3",

@@ -48,6 +48,8 @@ def train_settings(url: str, base: Path, run: Path, **options: str) -> dict[str,
         "server.url": url,
         "run.folder": str(run),
         "run.num_threads": "1",
+        # Each start tokenizes them all.
+        "data.num_questions": "64",
         "rollout.questions_per_step": "2",
         "rollout.max_tokens": "12",
         "rollout.seed": "3",

@@ -73,6 +73,7 @@ def small_config(base: Path, folder: Path, *, num_steps: int, **ppo: Any) -> Tra
     return TrainConfig.model_validate(
         {
             "policy": {"base_model": str(base), "lora_rank": 2},
+            "data": {"num_questions": 64},
             "rollout": {"questions_per_step": 2, "max_tokens": 8, "arms": ARMS[:2], "seed": 3},
             "ppo": {"critic_warmup_steps": 0, **ppo},
             "run": {"folder": folder, "num_steps": num_steps, "num_threads": 1},
