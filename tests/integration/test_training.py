@@ -173,7 +173,7 @@ def kill_while(condition: Callable[[Path], bool], command: list[str], run: Path,
             assert time.monotonic() < deadline
             if num_done >= step - 1 and condition(run):
                 break
-            time.sleep(0.001)
+            time.sleep(0.004)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
