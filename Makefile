@@ -24,7 +24,8 @@ unit: install  ## tests without a server and without training, in about two minu
 	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick -n auto --maxprocesses 4 $(ARGS)
 
 test: install  ## every test, real vLLM servers included; three processes, since tests wait for servers; each file stays in one
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@# In the folders' order, the long tests of tests/chaos and tests/integration first: none of them is left to the end alone.
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage: install  ## line and branch coverage of regime_w, which must be 100 %
 	$(BIN)/python -m pytest -q tests/unit/regime_w --cov=regime_w --cov-branch --cov-report=term-missing --cov-fail-under=100
