@@ -60,7 +60,7 @@ class ExampleError(Exception):
     """Something the user can fix; its message is one line."""
 
 
-class Server:
+class Server(httpx.Client):
     """Steps 1 and 5: the four routes that online training needs."""
 
     def __init__(self, url: str):
@@ -69,12 +69,12 @@ class Server:
         if not (key.isascii() and key.isprintable()):
             raise ExampleError("REGIME_W_API_KEY: must be printable ASCII, as it goes in a header")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(headers=headers, timeout=300, trust_env=False)
+        super().__init__(headers=headers, timeout=300, trust_env=False)
         self._url = url.rstrip("/")
 
     def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
-            answer = self._http.request(method, self._url + path, **content)
+            answer = self.request(method, self._url + path, **content)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise ExampleError(f"--url {self._url}: no server: {error}") from error
         if not answer.is_success:
@@ -225,12 +225,11 @@ def update(
     return {name: statistics.fmean(row[name] for row in metrics) for name in metrics[0]}
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, server: Server) -> None:
     """Run all steps; print a line for each, and the held-out accuracy before and after."""
     for name, value in vars(args).items():
         if isinstance(value, int) and value < 1 and name != "seed":
             raise ExampleError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    server = Server(args.url)
     status = server.status()
     if not (folder := base_folder(args.model)) or fingerprint(folder) != status.base_fingerprint:
         raise ExampleError(f"--model {args.model}: the server serves {status.base_model}")
@@ -288,8 +287,10 @@ def main() -> int:
     add("--eval-questions", type=int, default=400, help="held-out questions")
     add("--threads", type=int, default=1, help="CPU threads; the server needs the others")
     add("--seed", type=int, default=0, help="seed of the questions and of sampling")
+    args = parser.parse_args()
     try:
-        train(parser.parse_args())
+        with Server(args.url) as server:
+            train(args, server)
     except KeyboardInterrupt:
         print("minimal_ppo: interrupted", file=sys.stderr)
         return 130

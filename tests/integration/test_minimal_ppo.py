@@ -14,6 +14,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file
 
+from examples import minimal_ppo
 from inference_server.launch.server_process import ServerProcess, free_port, running_server
 from inference_server.wire.adapters.infos import AdapterList
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
@@ -116,16 +117,27 @@ def test_it_pushes_versions_that_are_served_and_differ(
 
 
 def test_a_wrong_model_or_adapter_is_one_line(
-    server: ServerProcess, base: Path, adapter: Path, tiny_base: Path, tmp_path: Path
+    server: ServerProcess,
+    base: Path,
+    adapter: Path,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The random tiny base has the same shapes, so only its fingerprint tells it apart."""
+
+    def error_of(model: Path, adapter: Path) -> str:
+        words = [EXAMPLE, "--url", server.url, "--model", model, "--adapter", adapter]
+        monkeypatch.setattr(sys, "argv", [*map(str, words)])
+        assert minimal_ppo.main() == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
     for model in (tiny_base, tmp_path / "nowhere"):
-        done = run_example("--url", server.url, "--model", model, "--adapter", adapter)
-        assert done.returncode == 2
-        assert f"minimal_ppo: error: --model {model}: " in done.stderr.splitlines()[-1]
-    done = run_example("--url", server.url, "--model", base, "--adapter", tmp_path / "nowhere")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"minimal_ppo: error: --adapter {tmp_path}")
+        assert f"minimal_ppo: error: --model {model}: " in error_of(model, adapter)
+    assert error_of(base, tmp_path / "nowhere").startswith(
+        f"minimal_ppo: error: --adapter {tmp_path}"
+    )
 
 
 def test_a_server_that_is_not_up_is_one_line(base: Path, adapter: Path) -> None:
