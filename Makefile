@@ -20,7 +20,7 @@ install: .venv/.installed  ## make .venv, with the cpu or gpu extra depending on
 demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, report
 	$(BIN)/python -m trainer demo $(ARGS)
 
-unit: install  ## tests without a server and without training, in about two minutes
+unit: install  ## tests without a server and without training, in about three minutes
 	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick -n auto --maxprocesses 4 $(ARGS)
 
 test: install  ## every test, real vLLM servers included; three processes, since tests wait for servers; each file stays in one
