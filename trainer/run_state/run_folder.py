@@ -41,6 +41,7 @@ from trainer.io.run_layout import (
     START_FOLDER,
     checkpoint_folders,
     has_begun,
+    newest_sft_checkpoint,
     step_of,
 )
 from trainer.model.dtype import with_dtype
@@ -168,8 +169,10 @@ def _refuse_to_overwrite(path: Path) -> None:
             f"run.folder: {path} does not belong to a run, and a run would keep its own settings there; rename it, or "
             "choose another folder"
         )
-    if (path.parent / ADAPTER_WEIGHTS_FILE).exists() or (
-        path.exists() and command_of(kept_tables(path)) == "sft"
+    if (
+        (path.parent / ADAPTER_WEIGHTS_FILE).exists()
+        or newest_sft_checkpoint(path.parent) is not None
+        or (path.exists() and command_of(kept_tables(path)) == "sft")
     ):
         raise UsageError(
             f"run.folder: {path.parent} holds the adapter, settings and metrics of something else, such as `sft`; choose "

@@ -316,17 +316,21 @@ def test_a_file_of_somebody_s_own_is_not_overwritten(tmp_path: Path) -> None:
         assert read_run_config(tmp_path) == config
 
 
-@pytest.mark.parametrize("is_weights", [True, False])
-def test_the_folder_of_an_sft_is_not_overwritten(is_weights: bool, tmp_path: Path) -> None:
-    path = tmp_path / ("adapter_model.safetensors" if is_weights else CONFIG_FILE)
-    path.write_text("" if is_weights else as_toml(SFTRunConfig(output=tmp_path)))
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.safetensors", CONFIG_FILE, "checkpoints/checkpoint-5/trainer_state.json"],
+)
+def test_the_folder_of_an_sft_is_not_overwritten(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_toml(SFTRunConfig(output=tmp_path)) if name == CONFIG_FILE else "")
     config = TrainConfig.model_validate({"run": {"folder": tmp_path}})
     with (
         pytest.raises(UsageError, match=r"run\.folder: .* holds the adapter, .* such as `sft`"),
         open_run(config, must_resume=False),
     ):
         pass
-    assert list(tmp_path.iterdir()) == [path]
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [path]
 
 
 @pytest.mark.parametrize(
