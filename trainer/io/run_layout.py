@@ -24,6 +24,7 @@ START_FOLDER = "start"
 """The folder of the adapter that a run began with."""
 
 _NAME = re.compile(r"policy-([0-9]{6,})")
+_SFT_CHECKPOINT = re.compile("checkpoint-[0-9]+")
 
 
 def step_name(step: int) -> str:
@@ -64,8 +65,8 @@ def step_of(folder: Path) -> int:
 def newest_sft_checkpoint(sft: Path) -> Path | None:
     """The newest complete checkpoint of an SFT, which is one with the trainer's state: that file is written last."""
     states = (sft / CHECKPOINTS_FOLDER).glob("checkpoint-*/trainer_state.json")
-    found = [state.parent for state in states]
-    return max(found, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+    found = [state.parent for state in states if _SFT_CHECKPOINT.fullmatch(state.parent.name)]
+    return max(found, key=step_of, default=None)
 
 
 def is_finished_sft(sft: Path) -> bool:

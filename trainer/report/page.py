@@ -25,7 +25,7 @@ from trainer.io.durable import write_file
 from trainer.io.jsonl import read_rows
 from trainer.io.kept_settings import command_in
 from trainer.io.paths import is_lasting, shown_path
-from trainer.io.run_layout import ROLLOUTS_FOLDER
+from trainer.io.run_layout import ROLLOUTS_FOLDER, step_of
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.facts import kind_of, newest_step, progress_of, setup_of
 from trainer.report.run_charts import run_charts
@@ -45,7 +45,7 @@ from trainer.rollouts.rows import RolloutCompletion, RolloutRow
 
 REPORT_FILE = "report.html"
 
-_ROLLOUT_FILES = "step-*.jsonl"
+_ROLLOUT_FILES = f"step-{6 * '[0-9]'}.jsonl"
 _QUESTIONS_PER_STEP = 2
 
 
@@ -195,7 +195,7 @@ def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:
         return []
     chosen = dict.fromkeys((0, (len(files) - 1) // 2, len(files) - 1))
     steps = [
-        _StepTranscripts(step=int(files[i].stem.rsplit("-", 1)[1]), groups=_read_groups(files[i]))
+        _StepTranscripts(step=step_of(files[i].with_suffix("")), groups=_read_groups(files[i]))
         for i in chosen
     ]
     return [step for step in steps if step.groups]

@@ -260,9 +260,10 @@ def test_torn_lines_are_left_out(run: Path) -> None:
     write_lines(run / "metrics.jsonl", [metrics(1), metrics(2)], torn='{"step": 3, "rew')
     write_lines(run / "rollouts/step-000001.jsonl", [group(1)], torn='{"step": 1, "questio')
     write_lines(run / "rollouts/step-000002.jsonl", [], torn='{"st')
+    write_lines(run / "rollouts/step-000001-backup.jsonl", [group(1)])  # somebody's own copy
     page = page_of(run)
     assert "step 2 · last" in page.text
-    assert "Step 1" in page.text
+    assert page.text.count("Step 1") == 1
     assert "Step 2" not in page.text
 
 

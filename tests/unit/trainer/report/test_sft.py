@@ -123,6 +123,11 @@ def test_it_is_running_then_stopped_then_finished(sft: Path) -> None:
     checkpoint.touch()
     finish(sft)
     assert progress(sft)[1] == "not running, stopped before its last step"
+    # A copy that somebody made is no checkpoint.
+    copy = sft / "checkpoints/checkpoint-6-backup/trainer_state.json"
+    copy.parent.mkdir()
+    copy.touch()
+    assert progress(sft)[1] == "not running, stopped before its last step"
     checkpoint.unlink()
     # The last steps have no line of their own.
     assert progress(sft)[:2] == ["step 6 of 6", "finished"]
