@@ -10,9 +10,9 @@ from trainer.data.held_out import sources_of
 from trainer.data.sources import require_source
 from trainer.errors import UsageError
 from trainer.export.target import require_outside_versions, require_target
-from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.kept_settings import CONFIG_FILE, command_in
 from trainer.io.paths import require_folder, require_rollouts, shown_path
-from trainer.io.run_layout import has_begun
+from trainer.io.run_layout import has_begun, is_finished_sft
 from trainer.model.adapter_files import require_adapter
 from trainer.model.base_files import require_base_model
 from trainer.sft.output import require_output
@@ -78,6 +78,7 @@ def check_export(command: ExportCommand) -> None:
         UsageError: Names the flag, or the path that is not a run's folder.
     """
     require_run(command.run)
+    _require_no_sft(command.run)
     if command.merged == command.adapter:
         raise UsageError("give --merged for a model of its own, or --adapter for the adapter alone")
     if command.best and command.step is not None:
@@ -86,6 +87,20 @@ def check_export(command: ExportCommand) -> None:
         raise UsageError("--dtype is for --merged; an adapter is written as it was served")
     require_target(command.to, force=command.force)
     require_outside_versions(command.to, command.run)
+
+
+def _require_no_sft(folder: Path) -> None:
+    """Refuse the folder of an SFT, which has one adapter and no versions to export."""
+    if command_in(folder) != "sft":
+        return
+    if not is_finished_sft(folder):
+        raise UsageError(
+            f"{shown_path(folder)} is the folder of an SFT that is not finished: run `sft` again, which resumes it"
+        )
+    raise UsageError(
+        f"{shown_path(folder)} is the folder of an SFT, and `export` takes those of runs: copy the folder, which is an "
+        "adapter for PEFT and vLLM as it is (PEFT's merge_and_unload merges it into its base)"
+    )
 
 
 def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:

@@ -24,7 +24,8 @@ from tests.unit.base_variants import copy_of, retrain
 from tests.unit.chat_tokenizers import CHATML
 from trainer.cli import main
 from trainer.client.model_spec import ModelSpec
-from trainer.config.sections import ExportCommand, PolicyConfig
+from trainer.commands.early_checks import check_export
+from trainer.config.sections import ExportCommand, PolicyConfig, SFTRunConfig
 from trainer.errors import UsageError
 from trainer.evaluation.results import Evaluation
 from trainer.export.card import Exported, model_card
@@ -32,6 +33,7 @@ from trainer.export.export import export
 from trainer.export.target import repository_of
 from trainer.export.versions import RunVersion, choose_version
 from trainer.io.base_record import BaseRecord, base_of, keep_base
+from trainer.io.kept_settings import as_toml
 from trainer.model.roles import PolicyRoles
 from trainer.report.run_record import read_run
 from trainer.run_state.best import Best, write_best
@@ -309,6 +311,24 @@ def test_settings_that_cannot_be_read_are_named_with_their_key(
     with pytest.raises(UsageError, match=said):
         exported(copy, tmp_path / "x", adapter=True)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "adapter_model.safetensors",
+            r"of an SFT, and `export` takes those of runs: copy the folder",
+        ),
+        ("checkpoints/checkpoint-5/trainer_state.json", "an SFT that is not finished: run `sft`"),
+    ],
+)
+def test_an_sft_is_named_as_what_it_is(file: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(as_toml(SFTRunConfig()))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(UsageError, match=said):
+        check_export(ExportCommand(run=tmp_path, to=str(tmp_path / "x"), adapter=True))
 
 
 @pytest.mark.parametrize("held_out", ["/secret/held_out.jsonl", "null"])

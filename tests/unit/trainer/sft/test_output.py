@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.sections import SFTRunConfig, TrainConfig
+from trainer.config.sections import SFTRunConfig
 from trainer.errors import UsageError
 from trainer.io.kept_settings import as_toml
 from trainer.sft.output import require_output
@@ -47,9 +47,3 @@ def test_a_new_folder_and_an_sft_to_go_on_with_are_outputs(tmp_path: Path) -> No
     checkpoint_of_an_sft(tmp_path)
     (tmp_path / "config.toml").write_text(as_toml(SFTRunConfig()))
     require_output(tmp_path)
-
-
-def test_the_folder_of_a_run_is_no_output(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text(as_toml(TrainConfig()))
-    with pytest.raises(UsageError, match=r"output: .* is the folder of a run; choose another"):
-        require_output(tmp_path)
