@@ -47,7 +47,7 @@ def check_sft(config: SFTRunConfig) -> None:
     """
     require_base_model(config.policy.base_model)
     require_output(config.output)
-    require_trackers(config.trackers, field="trackers")
+    require_trackers(config.trackers, field="run.trackers or --trackers")
     if not os.path.isfile(config.output / ADAPTER_WEIGHTS_FILE):  # else it is finished
         require_source(config.data.source)
     is_new = not (config.output / CONFIG_FILE).exists()

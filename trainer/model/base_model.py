@@ -155,7 +155,7 @@ def save_dequantized(config: PolicyConfig, output: Path, device: torch.device) -
         UsageError: ``output`` exists, or bitsandbytes is not installed.
     """
     if output.exists():
-        raise UsageError(f"output: {output} exists already")
+        raise UsageError(f"serve.model or --output: {output} exists already")
     model = load_base(config, device).dequantize()
     with whole_folder(output) as folder:
         model.save_pretrained(folder)

@@ -176,7 +176,7 @@ def _without_auto(
     policy = with_default_dtype(policy, device, say)
     prompt_format = config.prompt_format
     if flaw := format_problem(renderer, prompt_format):
-        raise UsageError(f"prompt_format is {flaw}")
+        raise UsageError(f"rollout.prompt_format or --prompt_format is {flaw}")
     if prompt_format == "auto":
         prompt_format = kept_prompt_format(kept) or renderer.resolve("auto")
         if line := renderer.unusable_template:

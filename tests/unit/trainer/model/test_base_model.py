@@ -64,7 +64,7 @@ def test_the_dequantized_base_is_the_4_bit_one(dtype: str, tiny_base: Path, tmp_
     assert torch.equal(logits, load_base(served, CPU)(ids).logits)
     whole = load_base(policy.model_copy(update={"quantization": None}), CPU)(ids).logits
     assert not torch.allclose(logits, whole, atol=1e-3)
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match=r"^serve\.model or --output: .* exists already"):
         save_dequantized(policy, tmp_path / "served", CPU)
 
 

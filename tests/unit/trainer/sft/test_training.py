@@ -261,7 +261,7 @@ def test_a_finished_adapter_is_left_as_it_is(
         early_checks.check_sft(config(tiny_base, tmp_path).model_copy(update={"data": gone}))
     monkeypatch.setattr(trackers, "is_installed", lambda name: False)
     tracked = config(tiny_base, tmp_path).model_copy(update={"trackers": ("wandb",)})
-    with pytest.raises(UsageError, match=r"^trackers: wandb is not installed"):
+    with pytest.raises(UsageError, match=r"^run\.trackers or --trackers: wandb is not"):
         early_checks.check_sft(tracked)
     assert weights.stat().st_mtime_ns == written
     with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
@@ -610,7 +610,9 @@ def test_chat_prompts_of_a_model_that_has_none_are_refused(
     tokenizer = make_tokenizer(FAMILIES["chatml"])
     tokenizer.chat_template = template
     asked = config(tmp_path, tmp_path / "sft").model_copy(update={"prompt_format": "chat"})
-    with pytest.raises(UsageError, match=f"prompt_format is chat, but .*{said}") as caught:
+    with pytest.raises(
+        UsageError, match=f"^rollout.prompt_format or --prompt_format is chat, but .*{said}"
+    ) as caught:
         training._without_auto(asked, PromptRenderer(tokenizer), CPU, print)
     assert "\n" not in str(caught.value)
 
