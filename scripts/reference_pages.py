@@ -79,7 +79,7 @@ def metrics_page() -> str:
         "## Of an SFT",
         "",
         "`sft` writes `metrics.jsonl` into its output: a line for the first step and for every fifth one, and a line of the held-out loss every",
-        "`sft.evaluate_every` steps, the first of them before the first step (step 0). The names are TRL's. Each line also has `step`,",
+        "`sft.evaluate_every` steps, the first of them before the first step (step 0). The names but `time/step_s` are TRL's. Each line also has `step`,",
         "`num_steps` (the number of steps in all) and `time`, which only the file has.",
         "",
         "| key | meaning |",

@@ -149,16 +149,17 @@ METRICS: tuple[Metric, ...] = (
 
 
 SFT_METRICS: Mapping[str, str] = {
-    "loss": "Training loss, nats per token of the solutions: the mean over the steps since the line before",
+    "loss": "Training loss, nats per token of the solutions: the mean over the steps since the line of the loss before, or since the checkpoint that it resumed from",
     "mean_token_accuracy": "Share of the solutions' tokens that are the model's likeliest ones, over the same steps",
     "entropy": "Entropy of the model at the solutions' tokens, nats per token, over the same steps",
     "grad_norm": "Norm of the step's gradient before it is clipped to 1",
     "learning_rate": "Learning rate of the step",
+    "time/step_s": "Seconds of a step: the mean over the steps since the line before, or since the start",
     "eval_loss": "Loss of the held-out solutions, nats per token",
     "eval_mean_token_accuracy": "mean_token_accuracy of the held-out solutions",
     "eval_entropy": "entropy of the held-out solutions",
 }
-"""What the lines of an SFT's ``metrics.jsonl`` have, by TRL's names, and what it means."""
+"""What the lines of an SFT's ``metrics.jsonl`` have, by TRL's names but for the time, and what it means."""
 
 
 def help_text(key: str) -> str:

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 
 from trainer.config.sections import SFTRunConfig
@@ -30,7 +29,7 @@ _NATS = "nats per token"
 _CHARTS = {
     "loss": CurveChart(
         title="Loss",
-        note="Of the tokens of the solutions. The training loss is a mean over the steps since the point before; if "
+        note="Of the tokens of the solutions. The training loss is a mean over the steps since the point before, or since the checkpoint after a resume; if "
         "the held-out loss rises while it falls, the demonstrations are learned by heart.",
         left=Axis(title=_NATS, curves={"loss": "training", "eval_loss": "held out"}),
         connects_gaps=True,
@@ -157,13 +156,9 @@ def sft_progress(sft: SFTRecord, *, live: bool) -> Iterator[str]:
 
 
 def _step_s(rows: list[Metrics]) -> float | None:
-    """Seconds of a step lately, without a pause before a resume; None if lines have no time."""
-    timed = [row for row in rows if "time" in row and "loss" in row]
-    seconds = [
-        (row["time"] - before["time"]) / (row["step"] - before["step"])
-        for before, row in pairwise(timed[-_TIME_LEFT_OVER - 1 :])
-    ]
-    return statistics.median(seconds) if seconds else None
+    """Seconds of a step lately; None if lines lack it, as those of an older version."""
+    seconds = [row["time/step_s"] for row in rows if "time/step_s" in row]
+    return statistics.median(seconds[-_TIME_LEFT_OVER:]) if seconds else None
 
 
 def sft_setup(sft: SFTRecord) -> list[str]:

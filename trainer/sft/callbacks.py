@@ -37,6 +37,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._trackers: Trackers | None = None
         self._repeated: set[tuple[float, bool]] = set()
         """The steps that a killed training has logged after its checkpoint, and whether it logged a held-out loss."""
+        self._before = 0, 0.0
+        """The step of the line before, or of the start, and when it was written."""
 
     def __enter__(self) -> Self:
         """Nothing to do: the trackers are opened when the training begins."""
@@ -60,6 +62,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             (row["step"], "eval_loss" in row) for _, row in rows if row["step"] > kept_step
         }
         write_file(self._metrics, b"".join(kept))
+        self._before = state.global_step, time.monotonic()
         output, sft = self._config.output, self._config.sft
         self._trackers = Trackers(
             self._config.trackers, output, first_step=kept_step, say=self._say
@@ -85,6 +88,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         # The gradient of a step that float16's loss scaling skips is infinite, which JSON cannot say.
         numbers = {n: logs[n] for n in SFT_METRICS if n in logs and math.isfinite(logs[n])}
         step, num_steps = state.global_step, state.max_steps
+        (step_before, then), now = self._before, time.monotonic()
+        self._before = step, now
+        if "loss" in logs and step > step_before:
+            numbers["time/step_s"] = (now - then) / (step - step_before)
         row = {"step": step, "num_steps": num_steps, "time": round(time.time(), 3), **numbers}
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -37,7 +37,7 @@ OLDER = [
 
 def newer(row: dict[str, float]) -> dict[str, float]:
     measured = {"mean_token_accuracy": 0.5, "entropy": 1.25}
-    more = {"grad_norm": 3.5, **measured} if "loss" in row else {}
+    more = {"grad_norm": 3.5, "time/step_s": 2.0, **measured} if "loss" in row else {}
     return {**row, **more, "num_steps": 6, "time": NOW + 2 * row["step"]}
 
 
@@ -133,12 +133,15 @@ def test_it_is_running_then_stopped_then_finished(sft: Path) -> None:
     assert progress(sft)[:2] == ["step 6 of 6", "finished"]
 
 
-def test_a_pause_before_a_resume_is_no_time_of_a_step(sft: Path) -> None:
-    rows = [newer({"step": step, "loss": 1.0}) for step in range(1, 6)]
-    for row in rows[2:]:
-        row["time"] += 3600
+def test_seconds_a_step_are_the_measured_ones_whatever_the_clock_says(sft: Path) -> None:
+    rows = [newer({"step": step, "loss": 1.0}) for step in (1, 2, 3)]
+    rows[1]["time"] += 3600  # after a pause, and before the clock was set back
     write(sft, rows)
     assert progress(sft)[2] == "2 s a step"
+    for row in rows:
+        del row["time/step_s"]  # as an older version wrote them
+    write(sft, rows)
+    assert not any("a step" in phrase for phrase in progress(sft))
 
 
 def test_settings_that_this_version_cannot_read_are_shown_all_the_same(sft: Path) -> None:

@@ -78,7 +78,7 @@ SINCE_THE_LINE_BEFORE = {"loss", "mean_token_accuracy", "entropy"}
 
 def without_means(output: Path) -> list[dict[str, float]]:
     """The lines, without their times, and without what is a mean over the steps since the line before."""
-    left_out = {"time", *SINCE_THE_LINE_BEFORE}
+    left_out = {"time", "time/step_s", *SINCE_THE_LINE_BEFORE}
     rows = metrics(output)
     return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
 
@@ -636,3 +636,29 @@ def test_what_a_kill_tore_of_the_metrics_is_dropped_at_a_resume(tmp_path: Path) 
     callback.on_log(arguments, state, TrainerControl(), logs={"train_loss": 1.5, "entropy": 1.0})
     _, row = metrics(tmp_path)
     assert row.keys() == {"step", "num_steps", "time", "loss"}
+
+
+def test_the_seconds_of_a_step_are_since_the_line_before_of_the_same_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(tmp_path, tmp_path).model_copy(update={"trackers": ()})
+    callback = ProgressCallback(asked, lambda *_: None, lambda _: None)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    before = {"step": 5, "time": 1.0, "loss": 3.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(before) + "\n")
+    state = TrainerState(global_step=5, max_steps=99)
+
+    def at(second: float) -> None:
+        monkeypatch.setattr("trainer.sft.callbacks.time.monotonic", lambda: second)
+
+    at(100.0)
+    callback.on_train_begin(arguments, state, TrainerControl())
+    for second, step, logs in (
+        (120.0, 10, {"loss": 2.0}),
+        (150.0, 10, {"eval_loss": 2.0}),  # an evaluation is no part of a step
+        (155.0, 15, {"loss": 1.0}),
+    ):
+        at(second)
+        state.global_step = step
+        callback.on_log(arguments, state, TrainerControl(), logs=logs)
+    assert [row.get("time/step_s") for row in metrics(tmp_path)] == [None, 4, None, 1]
