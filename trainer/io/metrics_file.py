@@ -18,7 +18,12 @@ from trainer.io.paths import read_plain
 
 METRICS_FILE = "metrics.jsonl"
 
-_NUM_STEPS = 2**63
+_YEAR_10000 = 253_402_300_800
+_LIMITS = {
+    **dict.fromkeys(("step", "num_steps", "version"), 2**63),
+    **dict.fromkeys(("time", "time/step_s"), _YEAR_10000),
+}
+"""Metrics that a page shows as numbers of steps or as times; one that is below 0 or not below its limit is damaged."""
 
 Metrics = dict[str, float]
 """Metrics of one step: names such as ``ppo/approx_kl`` to values."""
@@ -92,5 +97,5 @@ def metrics_row(line: bytes) -> Metrics | None:
         row = _METRICS.validate_json(line)
     except ValidationError:
         return None
-    step = row.get("step", -1)
-    return row if 0 <= step < _NUM_STEPS else None
+    is_whole = "step" in row and all(0 <= row.get(n, 0) < limit for n, limit in _LIMITS.items())
+    return row if is_whole else None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from trainer.config.sections import OfflineRunConfig
+from trainer.errors import DataError
 from trainer.io.kept_settings import as_toml
 from trainer.report.facts import kind_of, progress_of, setup_of
 from trainer.report.run_record import read_run
@@ -50,6 +51,20 @@ def test_a_run_is_running_then_stopped_then_finished(tmp_path: Path) -> None:
     assert progress(tmp_path, live=True)[1] == "not running, stopped before its last step"
     write(tmp_path, *[{}] * 12)
     assert progress(tmp_path, live=True)[:2] == ["step 12 of 12", "finished"]
+
+
+@pytest.mark.parametrize(
+    "impossible", [{"time": 1e18}, {"time": -1e13}, {"time/step_s": 1e308}, {"version": 1e308}]
+)
+def test_a_line_with_an_impossible_time_or_number_is_damaged(
+    impossible: dict[str, float], tmp_path: Path
+) -> None:
+    write(tmp_path, {}, impossible, {})
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2: not a line of metrics; remove it"):
+        progress(tmp_path)
+    # The newest line counts as torn.
+    write(tmp_path, {}, impossible)
+    assert progress(tmp_path)[0] == "step 1 of 12"
 
 
 def test_a_failed_step_is_named_until_the_run_has_passed_it(tmp_path: Path) -> None:

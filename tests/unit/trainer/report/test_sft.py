@@ -10,7 +10,7 @@ import pytest
 from tests.unit.trainer.report.test_page import QUIET, figures_of, page_of
 from trainer.cli import main
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig
-from trainer.errors import UsageError
+from trainer.errors import DataError, UsageError
 from trainer.io.kept_settings import as_toml
 from trainer.io.locks import locked_folder
 from trainer.report.page import live_html, report_run
@@ -142,6 +142,17 @@ def test_seconds_a_step_are_the_measured_ones_whatever_the_clock_says(sft: Path)
         del row["time/step_s"]  # as an older version wrote them
     write(sft, rows)
     assert not any("a step" in phrase for phrase in progress(sft))
+
+
+@pytest.mark.parametrize(
+    "impossible", [{"time": 1e18}, {"time": -1e13}, {"num_steps": 1e308}, {"time/step_s": 1e308}]
+)
+def test_a_line_with_an_impossible_time_or_number_is_damaged(
+    impossible: dict[str, float], sft: Path
+) -> None:
+    write(sft, [NEWER[0], NEWER[1] | impossible, *NEWER[2:]])
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2: not a line of metrics; remove it"):
+        report_run(sft, QUIET)
 
 
 def test_settings_that_this_version_cannot_read_are_shown_all_the_same(sft: Path) -> None:
