@@ -6,6 +6,7 @@ another evaluation, gets a line of its own ("late"): the step, the time, and the
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, TypeVar
 from pydantic import FiniteFloat, Strict, TypeAdapter, ValidationError
 
 from trainer.errors import DataError
-from trainer.io.paths import read_plain
+from trainer.io.paths import open_plain, read_plain
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -24,6 +25,8 @@ _LIMITS = {
     **dict.fromkeys(("time", "time/step_s"), _YEAR_10000),
 }
 """Metrics that a page shows as numbers of steps or as times; one that is below 0 or not below its limit is damaged."""
+_TAIL_BYTES = 2**20
+"""More than the newest lines have."""
 
 Metrics = dict[str, float]
 """Metrics of one step: names such as ``ppo/approx_kl`` to values."""
@@ -50,6 +53,18 @@ def read_with_late(run_folder: Path) -> tuple[list[Metrics], list[Metrics]]:
     for _, row in read_lines(path) if path.is_file() else ():
         (late if is_late(row) else steps).append(row)
     return steps, late
+
+
+def newest_time(run_folder: Path) -> float | None:
+    """When the line of the newest step was written; None if there is no such line, or it lacks its time."""
+    try:
+        with open(run_folder / METRICS_FILE, "rb", opener=open_plain) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            rows = map(metrics_row, reversed(file.read().splitlines()))
+    except FileNotFoundError:
+        return None
+    newest = next((row for row in rows if row is not None and not is_late(row)), {})
+    return newest.get("time")
 
 
 def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:

@@ -24,7 +24,7 @@ from inference_server.wire.settings.serve import names_loopback
 from trainer.errors import TrainerError, UsageError
 from trainer.evaluation.results import EVALUATION_FILE
 from trainer.io.kept_settings import CONFIG_FILE
-from trainer.io.metrics_file import METRICS_FILE
+from trainer.io.metrics_file import METRICS_FILE, newest_time
 from trainer.io.run_layout import FAILED_FOLDER, ROLLOUTS_FOLDER
 from trainer.report.facts import is_running
 from trainer.report.page import live_html
@@ -97,14 +97,12 @@ class Watch:
     def state(self) -> bytes:
         """The present state, to compare with the one that a page shows, and what the page says of the present.
 
-        These are the seconds since the newest step, and whether the job is running; null where that is not known.
+        These are the seconds since the newest step's line, and whether the job is running; null where that is not known.
         """
-        age_s = None
-        with suppress(FileNotFoundError):
-            age_s = max(0.0, time.time() - (self._folder / METRICS_FILE).stat().st_mtime)
+        written = newest_time(self._folder)
         now = {
             "state": self._state(),
-            "age_s": age_s,
+            "age_s": None if written is None else max(0.0, time.time() - written),
             "is_running": is_running(self._folder),
         }
         return json.dumps(now).encode()

@@ -56,7 +56,7 @@
         state = next.body.dataset.state;
       }
       for (const [name, next] of waiting) replacePart(name, next);
-      const age = now.age_s === null ? "" : ` The newest step ended ${ago(now.age_s)} ago.`;
+      const age = now.age_s === null ? "" : ` The newest {{ "step ended" if subject == "run" else "line was written" }} ${ago(now.age_s)} ago.`;
       document.getElementById("age").textContent = `${now.is_running === false ? "Not running." : "Live."}${age}`;
       document.getElementById("lost").textContent = "";
     } catch (error) {

@@ -184,7 +184,10 @@ def test_watch_says_whether_it_is_running(sft: Path) -> None:
         with locked_folder(sft, taken="taken"):
             at_work = json.loads(watch.state())
             assert at_work["is_running"] is True
-            assert SFT_KIND in watch.page().decode()
+            page = watch.page().decode()
+    assert SFT_KIND in page
+    # A line is written every few steps.
+    assert "The newest line was written ${ago(now.age_s)} ago" in page
 
 
 def test_a_report_without_a_loss_is_refused_in_one_line(sft: Path) -> None:

@@ -1,6 +1,7 @@
 """The live page: what it shows before the first step and after each one, and whose requests it answers."""
 
 import json
+import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -39,9 +40,13 @@ def get(watch: Watch, path: str, host: str | None = None) -> tuple[HTTPResponse,
     return answer, text
 
 
-def add_step(run: Path, step: int) -> None:
+def add_line(run: Path, row: dict[str, float]) -> None:
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "version": step, "reward/mean": 0.5}) + "\n")
+        file.write(json.dumps(row) + "\n")
+
+
+def add_step(run: Path, step: int) -> None:
+    add_line(run, {"step": step, "time": time.time(), "version": step, "reward/mean": 0.5})
 
 
 def test_the_page_waits_for_the_first_step_and_shows_steps_as_they_come(
@@ -63,6 +68,30 @@ def test_the_page_waits_for_the_first_step_and_shows_steps_as_they_come(
     assert get(watch, "/")[1] == page
     add_step(run, 2)
     assert "step 2 of 9" in get(watch, "/")[1]
+
+
+def test_the_age_of_the_newest_step_is_that_of_its_line_and_not_of_the_file(
+    run: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def age_s() -> float | None:
+        found: float | None = json.loads(watch.state())["age_s"]
+        return found
+
+    monkeypatch.setattr("trainer.report.watch.time.time", lambda: 5000.0)
+    # As a start of SFT or of a run leaves it.
+    (run / "metrics.jsonl").touch()
+    assert age_s() is None
+    add_line(run, {"step": 1, "reward/mean": 0.5})
+    assert age_s() is None  # an older version wrote no time
+    add_line(run, {"step": 2, "time": 4000.0, "reward/mean": 0.5})
+    assert age_s() == 1000
+    add_line(run, {"step": 2, "time": 4900.0, "eval/step": 2, "eval/accuracy": 0.5})
+    assert age_s() == 1000  # an evaluation is no step
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "ti')
+    assert age_s() == 1000
+    monkeypatch.setattr("trainer.report.watch.time.time", lambda: 3000.0)
+    assert age_s() == 0
 
 
 def test_a_run_whose_metrics_were_lost_is_not_waiting_for_its_first_step(
