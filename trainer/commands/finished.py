@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from trainer.console.progress import duration
-from trainer.io.metrics_file import Metrics, read_with_late, time_trained, with_late
+from trainer.io.metrics_file import METRICS_FILE, Metrics, read_with_late, time_trained, with_late
 
 
 def finished_text(folder: Path, *, step: int, adapter: Path) -> str:
@@ -33,6 +33,9 @@ def adapter_text(folder: Path, adapter: Path) -> str:
 
 def sft_text(folder: Path) -> str:
     """The last line of `sft`, once its adapter is complete."""
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        return f"adapter in {folder}; its losses are missing: there is no {path}"
     return f"adapter in {folder}; {_report(folder)} shows the losses"
 
 

@@ -27,7 +27,7 @@ from trainer.io.kept_settings import command_in
 from trainer.io.paths import is_lasting, shown_path
 from trainer.io.run_layout import ROLLOUTS_FOLDER, step_of
 from trainer.report.evaluation_charts import evaluation_charts
-from trainer.report.facts import kind_of, newest_step, progress_of, setup_of
+from trainer.report.facts import kind_of, newest_step, progress_of, setup_of, state_of
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
 from trainer.report.sft import (
@@ -132,6 +132,7 @@ def _run_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = No
         verdict=verdict,
         is_empty=verdict is None,
         is_waiting=newest_step(run) == 0,
+        is_finished=state_of(run) == "finished",
         has_evaluation=run.has_evaluation,
         evaluation=evaluation,
         left_out=run.left_out,
@@ -157,7 +158,8 @@ def _sft_html(sft: SFTRecord, *, state: str | None = None) -> str:
         config=sft.config_text,
         verdict=None,
         is_empty=not sft.rows,
-        is_waiting=not sft.is_finished,
+        is_waiting=not sft.has_trained,
+        is_finished=sft.is_finished,
         has_evaluation=False,
         charts=sft_charts(sft),
         steps=(),

@@ -16,7 +16,7 @@ from trainer.evaluation.tables import TextTable
 from trainer.io.kept_settings import CONFIG_FILE, read_kept
 from trainer.io.locks import is_locked_folder
 from trainer.io.metrics_file import METRICS_FILE, Metrics, read_metrics
-from trainer.io.run_layout import is_finished_sft
+from trainer.io.run_layout import is_finished_sft, newest_sft_checkpoint, step_of
 from trainer.report.charts import RenderedChart, render
 from trainer.report.curves import Axis, CurveChart, curve_figure
 
@@ -94,7 +94,15 @@ class SFTRecord:
         """The newest step that is known to be done; a line is written every few steps."""
         if self.is_finished and self.num_steps is not None:
             return self.num_steps
-        return int(self.rows[-1]["step"]) if self.rows else 0
+        # Its lines may be lost, or older than its checkpoint.
+        newest = newest_sft_checkpoint(self.folder)
+        steps = [int(row["step"]) for row in self.rows[-1:]]
+        return max([*steps, 0 if newest is None else step_of(newest)])
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step is done, although its losses may be missing."""
+        return self.is_finished or self.step > 0
 
 
 def read_sft(folder: Path, *, with_steps: bool) -> SFTRecord:
@@ -112,21 +120,25 @@ def read_sft(folder: Path, *, with_steps: bool) -> SFTRecord:
     # Training and held-out loss of a step have lines of their own.
     for row in read_metrics(folder):
         by_step[row["step"]] = by_step.get(row["step"], {}) | row
-    if with_steps and not by_step:
-        raise UsageError(
-            f"no losses in {folder / METRICS_FILE}; name an SFT with at least one finished step"
-        )
     path = folder / CONFIG_FILE
     try:
         kept = read_kept(path)
     except UsageError:
         kept = None
-    return SFTRecord(
+    sft = SFTRecord(
         folder=folder,
         rows=[by_step[step] for step in sorted(by_step)],
         config_text=path.read_text("utf-8-sig"),
         config=kept if isinstance(kept, SFTRunConfig) else None,
     )
+    if with_steps and not sft.rows:
+        file = folder / METRICS_FILE
+        if sft.has_trained:
+            raise UsageError(
+                f"{file}: the losses of this SFT are missing; restore the file from a copy"
+            )
+        raise UsageError(f"no losses in {file}; name an SFT with at least one finished step")
+    return sft
 
 
 def sft_progress(sft: SFTRecord, *, live: bool) -> Iterator[str]:
@@ -138,10 +150,12 @@ def sft_progress(sft: SFTRecord, *, live: bool) -> Iterator[str]:
     """
     step, num_steps = sft.step, sft.num_steps
     is_running = is_locked_folder(sft.folder)
-    if not step:
+    if not sft.has_trained:
         yield "no step finished yet"
-    else:
+    elif step:
         yield f"step {step}" if num_steps is None else f"step {step} of {num_steps}"
+    if sft.has_trained and not sft.rows:
+        yield "its losses are missing"
     if is_running:
         yield "running"
     else:

@@ -54,6 +54,9 @@ def test_a_finished_run_says_how_long_it_took_what_came_of_it_and_what_is_next(
     assert said.startswith(f"adapter in {ADAPTER}, {took}; python -m trainer report {tmp_path}")
     report = f"python -m trainer report {tmp_path} shows the losses"
     assert sft_text(tmp_path) == f"adapter in {tmp_path}; {report}"
+    (tmp_path / "metrics.jsonl").unlink()
+    lost = f"its losses are missing: there is no {tmp_path / 'metrics.jsonl'}"
+    assert sft_text(tmp_path) == f"adapter in {tmp_path}; {lost}"
 
 
 @pytest.mark.parametrize(

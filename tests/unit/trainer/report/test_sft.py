@@ -144,6 +144,28 @@ def test_seconds_a_step_are_the_measured_ones_whatever_the_clock_says(sft: Path)
     assert not any("a step" in phrase for phrase in progress(sft))
 
 
+def test_an_sft_without_its_losses_says_so(sft: Path) -> None:
+    (sft / "metrics.jsonl").unlink()
+    checkpoint = sft / "checkpoints/checkpoint-5/trainer_state.json"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    missing = "its losses are missing"
+    assert progress(sft) == ["step 5", missing, "not running, stopped before its last step"]
+    text = " ".join(live_html(sft, "a").split())
+    assert "Waiting" not in text
+    assert "What is measured appears here once a further step is finished" in text
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: .* losses of this SFT are missing"):
+        report_run(sft, QUIET)
+    finish(sft)
+    checkpoint.unlink()
+    assert progress(sft) == [missing, "finished"]
+    text = " ".join(live_html(sft, "b").split())
+    assert "the file was lost" in text
+    assert "a further step" not in text
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: .* losses of this SFT are missing"):
+        report_run(sft, QUIET)
+
+
 @pytest.mark.parametrize(
     "impossible", [{"time": 1e18}, {"time": -1e13}, {"num_steps": 1e308}, {"time/step_s": 1e308}]
 )
