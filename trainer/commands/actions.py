@@ -70,11 +70,11 @@ def fine_tune(config: SFTRunConfig) -> None:
 
     check_sft(config)
     with leaving_at_interrupt():
-        from trainer.console.progress import step_lines
-        from trainer.sft.training import run_sft
+        from rich.console import Console
 
-    with step_lines("sft") as on_step:
-        folder = run_sft(config, on_step, print)
+        from trainer.commands.fine_tuning import run_fine_tuning
+
+    folder = run_fine_tuning(config, Console())
     if folder is not None:
         print(sft_text(folder))
 

@@ -99,15 +99,14 @@ def build_model() -> None:
 
 def fine_tune(folder: Path) -> Path:
     """Stage 2: the adapter that PPO starts from; returns its folder."""
-    from trainer.sft.training import run_sft
+    from trainer.commands.fine_tuning import run_fine_tuning
 
     config = load_config(
         SFTRunConfig,
         [*_CONFIG, "--output", str(folder / "sft")],
         prog="demo",
     )
-    with step_lines("sft", console) as on_step:
-        adapter = run_sft(config, on_step, lambda line: print_line(console, line))
+    adapter = run_fine_tuning(config, console)
     if adapter is None:
         raise KeyboardInterrupt
     return adapter
