@@ -43,7 +43,11 @@ def lock(file: FileIO, path: Path, *, taken: str) -> None:
         )
         return
     # Whoever had the lock may have removed the file since it was opened here: others would lock a new one.
-    if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
+    try:
+        is_same = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
         raise UsageError(taken)
 
 

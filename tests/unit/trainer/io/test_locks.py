@@ -3,12 +3,13 @@
 import errno
 import fcntl
 import time
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from trainer.errors import UsageError
-from trainer.io.locks import is_locked, locked_folder
+from trainer.io.locks import is_locked, lock, locked_folder
 from trainer.run_state.journal import Journal, is_at_work
 
 
@@ -22,6 +23,21 @@ def test_a_folder_has_one_lock_and_gives_it_back(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with locked_folder(tmp_path, taken="taken"):
         pass
+
+
+def test_a_lock_file_that_its_owner_removes_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Even if it is there the moment before.
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    path = tmp_path / ".lock"
+    with FileIO(path, "ab") as file:
+        path.unlink()
+        with pytest.raises(UsageError, match="taken"):
+            lock(file, path, taken="taken")
+        path.touch()  # another process's
+        with pytest.raises(UsageError, match="taken"):
+            lock(file, path, taken="taken")
 
 
 def test_a_file_system_without_locks_is_warned_of(
