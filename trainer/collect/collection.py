@@ -22,7 +22,7 @@ from trainer.client.model_spec import ModelSpec
 from trainer.client.protocol import AdapterServer
 from trainer.collect.one_policy import require_same_policy
 from trainer.collect.settings import CollectSettings
-from trainer.collect.stored_rows import collected_rows
+from trainer.collect.stored_rows import collected_rows, require_no_run_file
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
@@ -114,6 +114,7 @@ async def collect(
         data.source, Split.TRAIN, num_records=num_records, seed=data.seed, shape=data.shape
     )
     output = config.output
+    require_no_run_file(output)
     # Before anything that is read of the file or written beside it.
     with JsonlAppender(output) as file:
         settings = CollectSettings(output)

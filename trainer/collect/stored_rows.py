@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.safe_text import shortened
 from trainer.data.sources import Record
-from trainer.errors import DataError
+from trainer.errors import DataError, UsageError
 from trainer.io.jsonl import read_rows, repair
+from trainer.io.run_layout import ROLLOUTS_FOLDER, has_begun
 
 
 class _CollectedRow(BaseModel):
@@ -38,6 +39,18 @@ class CollectedRows:
     """How many rows each version, with the digest of its weights, has; see `_CollectedRow`."""
     bases: Counter[str] = field(default_factory=Counter)
     """How many rows each base has, by its fingerprint; rows without one are not counted."""
+
+
+def require_no_run_file(output: Path) -> None:
+    """Refuse a file among the rollouts of a run that has begun, which has its own journal of them.
+
+    Raises:
+        UsageError: Names the folder.
+    """
+    if output.parent.name == ROLLOUTS_FOLDER and has_begun(output.parent.parent):
+        raise UsageError(
+            f"output: {output.parent} is for the rollouts of the run; choose another output"
+        )
 
 
 def collected_rows(

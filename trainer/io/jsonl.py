@@ -172,11 +172,17 @@ def repair(path: Path) -> int:
     """Remove a truncated last row from a file that was appended to; returns how many bytes it had.
 
     Raises:
-        DataError: The file cannot be read or is not compressed as its suffix says.
+        DataError: The file cannot be read, does not begin as rows do, or is not compressed as its suffix says.
     """
     suffix = _suffix(path)
     try:
         with path.open("r+b") as file:
+            head = file.read(_CHUNK_BYTES).removeprefix(_BOM).lstrip()
+            if suffix not in (".gz", ".zst") and not head.startswith(b"{") and head:
+                raise DataError(
+                    f"{path}: not a file of rows, which begin with {{; choose another file"
+                )
+            file.seek(0)
             num_complete = _complete_bytes(file, suffix)
             num_truncated = file.seek(0, os.SEEK_END) - num_complete
             if num_truncated:

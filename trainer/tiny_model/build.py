@@ -9,6 +9,7 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder
+from trainer.io.kept_settings import CONFIG_FILE
 from trainer.model.base_model import hide_progress_bars
 from trainer.tiny_model.corpus import train_tokenizer
 from trainer.tiny_model.pretraining import TinyModelRecipe, pretrain, untrained_model
@@ -53,7 +54,9 @@ def build_tiny_model(
             f"output {folder}: was trained here with other settings or by another version, and runs may need it: remove "
             "it, name another folder, or train it anew with tiny-model --from_scratch"
         )
-    if folder.is_dir() and any(folder.iterdir()) and not manifest.is_file():
+    is_empty = not folder.is_dir() or not any(folder.iterdir())
+    # A run or an SFT keeps its settings in its folder.
+    if not is_empty and (not manifest.is_file() or (folder / CONFIG_FILE).exists()):
         raise UsageError(
             f"output {folder}: has files that are not the tiny model's; name another folder"
         )

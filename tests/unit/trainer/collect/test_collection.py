@@ -589,6 +589,17 @@ async def test_a_folder_that_a_run_displaces_is_uploaded_again(tmp_path: Path) -
     assert Counter(row["policy_version"] for row in rows_of(output)) == {8: 10}
 
 
+async def test_a_run_s_own_rollouts_are_not_appended_to(tmp_path: Path) -> None:
+    output = tmp_path / "rollouts/step-000001.jsonl"
+    output.parent.mkdir()
+    output.touch()
+    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"output: .*rollouts is for the rollouts of the run"):
+        await run(FakeServer(), config(output))
+    assert output.read_bytes() == b""
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
 def test_a_full_disk_is_said_with_the_files_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,17 @@ def test_a_file_of_another_kind_is_an_error_that_names_it(suffix: str, tmp_path:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "content", [b"\x78\x01\x00{\n weights", b"# Mine\nand more", b"[[1, 2]]\n[[3"]
+)
+def test_no_byte_is_cut_off_a_file_of_something_else(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"safetensors: not a file of rows, which begin with \{"):
+        repair(path)
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_a_truncated_file_is_an_error_where_it_is_read(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.jsonl{suffix}"

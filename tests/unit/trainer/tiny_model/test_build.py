@@ -180,9 +180,13 @@ def test_a_model_that_was_trained_here_is_left_alone_unless_trained_anew(tmp_pat
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 32
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    mine = tmp_path / "thesis.txt"
-    mine.touch()
+@pytest.mark.parametrize(
+    "files", [("thesis.txt",), ("tiny_model.json", "config.toml", "adapter_model.safetensors")]
+)
+def test_a_folder_of_something_else_is_left_alone(files: tuple[str, ...], tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    mine = tmp_path / files[-1]
     with pytest.raises(UsageError, match=r"output .*not the tiny model's"):
         build_tiny_model(tmp_path, replace(SMALL, num_steps=0))
     assert mine.exists()
