@@ -1,7 +1,10 @@
 """What every answer type can do, and how equal answers in a group become the same text."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, Protocol
+
+from regime_w.answer_types.kinds import Kind, comparable_kinds
 
 AnswerTypeName = Literal["number", "choice", "text", "math"]
 
@@ -46,8 +49,8 @@ class AnswerType(Protocol):
     def read_gold(self, text: str) -> str | None:
         """Reads a gold answer, which stands alone or ends a solution; None if it cannot be read."""
 
-    def may_be_equal(self, a: str, b: str) -> bool:
-        """Whether two different canonical answers may be equal, as far as can be told at once."""
+    def kind(self, answer: str) -> Kind:
+        """The kind of a canonical answer, which tells at once what it may equal."""
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether two canonical answers are equal; None equals nothing, not even itself."""
@@ -58,28 +61,31 @@ def merged(
 ) -> list[str | None]:
     """The answers, with equal ones replaced by the text of the first of them, so that texts can be counted.
 
-    Answers that do not equal the gold answer are compared with each other until `_MAX_COMPARED` pairs that may be equal
-    were; from then on they equal only the same text.
+    Answers that do not equal the gold answer are compared with each other until `_MAX_COMPARED` pairs were, in their order;
+    from then on they equal only the same text. Pairs whose kinds tell that they differ are neither compared nor looked at.
 
     Args:
         answers: Canonical answers.
         gold: The canonical gold answer; None if there is none. All answers that equal it count as equal.
         answer_type: The type of all of them.
     """
-    right: list[str] = []
-    wrong: list[str] = []
     known: dict[str, str] = {}
-    pairs_left = iter(range(_MAX_COMPARED))
-
-    def are_same(a: str, b: str) -> bool:
-        if not answer_type.may_be_equal(a, b):
-            return False
-        return next(pairs_left, None) is not None and answer_type.equal(a, b)
-
+    right: list[str] = []
+    wrong: dict[Kind, list[str]] = defaultdict(list)  # by each kind of answer that they may equal
+    pairs_left = _MAX_COMPARED
     for answer in dict.fromkeys(each for each in answers if each is not None):
-        is_right = answer_type.equal(answer, gold)
-        peers = right if is_right else wrong
-        known[answer] = next((peer for peer in peers if is_right or are_same(answer, peer)), answer)
-        if known[answer] == answer:
-            peers.append(answer)
+        if answer_type.equal(answer, gold):
+            right.append(answer)
+            known[answer] = right[0]
+            continue
+        kind = answer_type.kind(answer)
+        for peer in wrong[kind][:pairs_left]:
+            pairs_left -= 1
+            if answer_type.equal(answer, peer):
+                known[answer] = peer
+                break
+        else:
+            known[answer] = answer
+            for other in comparable_kinds(kind):
+                wrong[other].append(answer)
     return [None if answer is None else known[answer] for answer in answers]

@@ -16,6 +16,7 @@ from regime_w.answer_types.contradictions import (
     is_withdrawn,
     without_reason,
 )
+from regime_w.answer_types.kinds import Kind
 from regime_w.answer_types.stated_answers import (
     MAX_ANSWER_CHARS,
     StatedAnswer,
@@ -141,9 +142,9 @@ class Choice:
             if letter and alone == letter.lower()
         )
 
-    def may_be_equal(self, a: str, b: str) -> bool:
-        """Never: an answer has one form."""
-        return False
+    def kind(self, answer: str) -> Kind:
+        """Always the same: an answer has one form."""
+        return Kind.FIXED
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the letters are the same."""

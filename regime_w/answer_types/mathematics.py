@@ -10,12 +10,14 @@ answer reaches. A run's journal keeps rewards, so replaying it compares nothing 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import ClassVar
 
 from regime_w.algebra import equations
 from regime_w.algebra.latex import cleaned, is_closed
 from regime_w.algebra.math_process import are_equal
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.kinds import Kind, comparable_kinds
 from regime_w.answer_types.stated_answers import (
     only_line,
     stated_answer,
@@ -44,11 +46,11 @@ _LEAD_IN = re.compile(
     r"\A(?:so|thus|hence|therefore|then|finally|and|or|now|giving|get)\b[,:]?\s*(?=\$|\\\()",
     re.IGNORECASE,
 )
-_NO_UNION = r"(?:(?!\\cup|\\cap|\\setminus).)*"
+_UNION = re.compile(r"\\(?:cup|cap|setminus)")
 _MAX_COMPARED = 16
 """Most pairs of equations that are compared for one answer: enough for systems of four."""
-_SET = re.compile(rf"\\\{{{_NO_UNION}\\\}}")
-_TUPLE_OR_INTERVAL = re.compile(rf"[(\[]{_NO_UNION},{_NO_UNION}[)\]]")
+_NUM_KEPT = 4096
+"""Kinds of answers that are remembered: each is asked for in every pair."""
 _PRIMED = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('+)")
 _UNNOTICED = tuple(
     re.compile(pattern)
@@ -72,7 +74,8 @@ class Mathematics:
     """An expression, set, interval, tuple or equation, a number, or a word or three."""
 
     before_comparison: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
-    """Called before each comparison by math-verify; what it raises ends `read_gold` or `equal`, which may make many."""
+    """Called before each comparison, with or without math-verify; what it raises ends `read_gold` or `equal`, which may
+    make many."""
 
     name: ClassVar[AnswerTypeName] = "math"
     choices: ClassVar[tuple[str, ...]] = ()
@@ -119,15 +122,9 @@ class Mathematics:
         parts = equations.parts(gold) if equations.has_equation(gold) else [gold]
         return gold if all(map(self._is_comparable, parts)) else None
 
-    def may_be_equal(self, a: str, b: str) -> bool:
-        """Whether neither is words, and they are not two numbers, two names, or a set and a tuple; equations always may."""
-        if equations.has_equation(a) or equations.has_equation(b):
-            return True
-        if (_number(a) and _number(b)) or _WORDS.fullmatch(a) or _WORDS.fullmatch(b):
-            return False
-        if _NAME.fullmatch(a) and _NAME.fullmatch(b):
-            return False
-        return not any(_SET.fullmatch(x) and _is_tuple_or_interval(y) for x, y in ((a, b), (b, a)))
+    def kind(self, answer: str) -> Kind:
+        """What tells without math-verify that two numbers, two names, a set and a tuple, or words and anything differ."""
+        return _kind(answer)
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether math-verify finds ``a`` equal to the gold answer ``b``; numbers and words are compared exactly.
@@ -137,9 +134,11 @@ class Mathematics:
         """
         if a is None or b is None or a == b:
             return a is not None and a == b
-        if not self.may_be_equal(a, b):
+        self.before_comparison()
+        kinds = _kind(a), _kind(b)
+        if kinds[0] not in comparable_kinds(kinds[1]):
             return False
-        if equations.has_equation(a) or equations.has_equation(b):
+        if Kind.EQUATION in kinds:
             return equations.are_equivalent(
                 a, b, self._are_equal_parts, self._at_most(_MAX_COMPARED)
             )
@@ -148,7 +147,7 @@ class Mathematics:
     def _is_comparable(self, part: str) -> bool:
         """Whether an answer or a part of it can be read and compared."""
         part = self.read(part) or ""
-        return _is_known(part) or self._compared(part, part)
+        return _kind(part) in (Kind.NUMBER, Kind.FIXED) or self._compared(part, part)
 
     def _are_equal_parts(self, a: str, b: str) -> bool:
         """As `equal`, for the sides of equations."""
@@ -196,13 +195,24 @@ def _read(line: str) -> str | None:
     return only_line(text) if _has_closed_braces(text) else None
 
 
-def _is_tuple_or_interval(answer: str) -> bool:
-    return _TUPLE_OR_INTERVAL.fullmatch(answer) is not None and is_closed(answer[1:-1])
-
-
-def _is_known(answer: str) -> bool:
-    """Whether an answer is a number or words, which need no computer algebra."""
-    return _number(answer) is not None or _WORDS.fullmatch(answer) is not None
+@lru_cache(maxsize=_NUM_KEPT)
+def _kind(answer: str) -> Kind:
+    if equations.has_equation(answer):
+        return Kind.EQUATION
+    if _WORDS.fullmatch(answer):
+        return Kind.FIXED
+    if _number(answer) is not None:
+        return Kind.NUMBER
+    if _NAME.fullmatch(answer):
+        return Kind.NAME
+    if _UNION.search(answer):
+        return Kind.OTHER
+    if answer.startswith(r"\{") and answer.endswith(r"\}"):
+        return Kind.SET
+    inner = answer[1:-1]
+    if answer[:1] in ("(", "[") and answer[-1:] in (")", "]") and "," in inner and is_closed(inner):
+        return Kind.TUPLE_OR_INTERVAL
+    return Kind.OTHER
 
 
 def _number(text: str) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.kinds import Kind
 from regime_w.numbers.answers import answers_agree, extract_answer, extract_gold, is_formatted
 
 _WHOLE = re.compile("0|-?[1-9][0-9]{0,50}")
@@ -38,9 +39,9 @@ class Number:
         """See `regime_w.extract_gold`."""
         return extract_gold(text)
 
-    def may_be_equal(self, a: str, b: str) -> bool:
-        """Never: an answer has one form."""
-        return False
+    def kind(self, answer: str) -> Kind:
+        """Always the same: an answer has one form."""
+        return Kind.FIXED
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Exact equality."""

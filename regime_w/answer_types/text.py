@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.kinds import Kind
 from regime_w.answer_types.stated_answers import (
     MAX_ANSWER_CHARS,
     only_line,
@@ -123,9 +124,9 @@ class Text:
         stated = stated_answer(completion_of(text)) if states_gold(text) else None
         return self.read(text if stated is None else stated.line)
 
-    def may_be_equal(self, a: str, b: str) -> bool:
-        """Never: an answer has one form."""
-        return False
+    def kind(self, answer: str) -> Kind:
+        """Always the same: an answer has one form."""
+        return Kind.FIXED
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the normalised texts are the same."""

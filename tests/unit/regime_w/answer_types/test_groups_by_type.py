@@ -1,5 +1,7 @@
 """Scores and rewards of a group whose answers are not numbers."""
 
+from itertools import count
+
 import pytest
 
 from regime_w import (
@@ -10,8 +12,9 @@ from regime_w import (
     compute_regime_w_scores,
     reward_group,
 )
+from regime_w.algebra import equations
 from regime_w.answer_types import mathematics
-from regime_w.answer_types.answer_type import AnswerType
+from regime_w.answer_types.answer_type import AnswerType, merged
 from regime_w.answer_types.mathematics import Mathematics
 from regime_w.counterfactual.reexecution import with_suffix
 
@@ -176,3 +179,28 @@ def test_right_numbers_are_one_answer_whatever_form_the_gold_has(
     assert scores.consensus == "3.14"
     assert scores.s_end is not None
     assert scores.s_end > 0
+
+
+LONG_GROUPS = {
+    "numbers": ["{}"],
+    "words": ["{}_{{ten}}"],
+    "expressions": ["x^2+{}"],
+    "sets and tuples": [r"\{{1, {}\}}", "(1, {})"],
+    "all": ["{}", "{}_{{ten}}", "x^2+{}", r"\{{1, {}\}}", "(1, {})"],
+}
+
+
+@pytest.mark.parametrize("forms", LONG_GROUPS.values(), ids=LONG_GROUPS)
+def test_each_answer_is_looked_at_once_however_many_there_are(
+    forms: list[str], compared: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the 45,000 pairs, only those that are compared take any work."""
+    looked_at: list[str] = []
+    monkeypatch.setattr(equations, "has_equation", lambda text: looked_at.append(text))
+    num_calls = count()
+    answer_type = Mathematics(before_comparison=lambda: next(num_calls))
+    answers = [forms[n % len(forms)].format(10**20 + n) for n in range(300)]
+    merged(answers, "x^5", answer_type)
+    assert len(looked_at) <= 300 + 1
+    assert 300 <= next(num_calls) <= 2 * (300 + 28)
+    assert len(compared) <= 300 + 28
