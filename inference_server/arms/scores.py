@@ -1,15 +1,16 @@
 """Reads gold answers and scores groups, away from the event loop and from the threads of uploads and tokenization.
 
-Computer algebra takes up to seconds for a pair of answers. A call that is cancelled ends before its next pair.
+Computer algebra takes up to seconds for a pair of answers, and a group may have a thousand long ones. A call that is
+cancelled ends before it reads or compares the next.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from inference_server.errors import InvalidRequest
 from inference_server.wire.schemas import ArmCompletion, GroupScoresBody, Question
@@ -52,17 +53,40 @@ class Scorer:
             is_over.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Interruptible:
+    """An answer type that reads and compares no more answers once nobody waits for the result."""
+
+    answer_type: AnswerType
+    before_each: Callable[[], None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.answer_type, name)
+
+    def extract(self, text: str) -> str | None:
+        self.before_each()
+        return self.answer_type.extract(text)
+
+    def read(self, answer: str) -> str | None:
+        self.before_each()
+        return self.answer_type.read(answer)
+
+    def equal(self, a: str | None, b: str | None) -> bool:
+        self.before_each()
+        return self.answer_type.equal(a, b)
+
+
 def _answer_type(question: Question, is_over: threading.Event) -> AnswerType:
-    """The type of a question's answer, which compares no more mathematics once nobody waits for the result."""
+    """The type of a question's answer, which ends its work once nobody waits for the result."""
 
     def end_if_over() -> None:
         if is_over.is_set():
             raise asyncio.CancelledError
 
     answer_type = answer_type_of(question.answer_type, question.choices)
-    if isinstance(answer_type, Mathematics):
-        return replace(answer_type, before_comparison=end_if_over)
-    return answer_type
+    if isinstance(answer_type, Mathematics):  # reads and compares parts of answers, too
+        answer_type = replace(answer_type, before_comparison=end_if_over)
+    return cast(AnswerType, _Interruptible(answer_type, end_if_over))
 
 
 def _check_gold(index: int, question: Question, is_over: threading.Event) -> None:

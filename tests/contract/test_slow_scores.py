@@ -1,17 +1,22 @@
-"""Scores of mathematics, whose comparisons may take any amount of time."""
+"""Scores that take long, as those of mathematics, whose comparisons may take any amount of time."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from inference_server.arms.scores import Scorer
 from inference_server.engine import EngineCompletion
+from inference_server.wire.schemas import ArmCompletion, Question
+from regime_w import group
 from regime_w.algebra import math_process
 from regime_w.answer_types import mathematics
+from regime_w.answer_types.number import Number
 from tests.contract.client import Client, Connection
 from tests.contract.fake_engine import WAIT_S, FakeEngine
 
@@ -135,3 +140,43 @@ async def test_all_mathematics_is_compared_in_one_thread_that_does_nothing_else(
         comparisons.go_on.set()
         assert (await asked).status_code == 200
     assert len(comparisons.threads) == 1
+
+
+@pytest.mark.parametrize("place", [(Number, "extract"), (Number, "read"), (group, "read_path")])
+async def test_numbers_are_read_no_further_than_anybody_waits(
+    place: tuple[object, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand long completions take seconds."""
+    began, go_on, texts = threading.Event(), threading.Event(), []
+    read = getattr(*place)
+
+    def slow(*args: Any) -> object:
+        texts.append(args)
+        began.set()
+        assert go_on.wait(WAIT_S)
+        return read(*args)
+
+    monkeypatch.setattr(*place, slow)
+    completions = [
+        ArmCompletion(
+            arm="wolfram_0",
+            sample=number,
+            text=f"#### {number}",
+            finish_reason="stop",
+            temperature=0.2,
+            top_p=0.95,
+            seed=None,
+            prompt_token_ids=[],
+            token_ids=[],
+            logprobs=[],
+        )
+        for number in range(20)
+    ]
+    question = Question(id="a", question="?", gold="7")
+    scored = asyncio.create_task(Scorer().score(question, completions))
+    assert await asyncio.to_thread(began.wait, WAIT_S)
+    scored.cancel()
+    await asyncio.gather(scored, return_exceptions=True)
+    go_on.set()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert len(texts) == 1
