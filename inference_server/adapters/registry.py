@@ -10,13 +10,14 @@ import structlog
 
 from inference_server.adapters.full_disk import full_disk_named
 from inference_server.adapters.identity import AdapterIdentity
+from inference_server.adapters.record import RegistryRecord, read_record, write_record
 from inference_server.adapters.storage import (
     AdapterDamaged,
     AdapterFolder,
-    RegistryRecord,
     StagedAdapter,
     Upload,
     remove_path,
+    set_aside,
 )
 from inference_server.adapters.tidying import Tidying
 from inference_server.adapters.validation import validate_adapter
@@ -72,7 +73,7 @@ class AdapterRegistry:
 
         A version that cannot be served (damaged, of another base model) is set aside with a warning.
         """
-        record = await asyncio.to_thread(self._folder.read_record)
+        record = await asyncio.to_thread(read_record, self._folder.root)
         stored = self._folder.stored_versions()
         self._next_version = max([record.next_version, *(version + 1 for version in stored)])
         kept = [version for version in stored if not self._folder.is_retired(version)]
@@ -104,7 +105,7 @@ class AdapterRegistry:
             config = await asyncio.to_thread(validate_adapter, staged, self._traits)
             await self._load(version, staged, AdapterIdentity.of(staged.sha256, config))
         except (AdapterDamaged, AdapterRejected, InvalidAdapter) as error:
-            aside = self._folder.set_aside(version)
+            aside = set_aside(self._folder.path_of(version))
             _log.warning("adapter_set_aside", version=version, reason=str(error), path=str(aside))
 
     async def put(
@@ -223,7 +224,7 @@ class AdapterRegistry:
         )
         # A few bytes into the page cache: starting a thread would take longer.
         with full_disk_named("--state-dir", self._folder.root):
-            self._folder.write_record(record)
+            write_record(self._folder.root, record)
 
 
 def _other_base(recorded: str | None, traits: EngineTraits) -> str | None:

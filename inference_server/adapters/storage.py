@@ -18,11 +18,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
-import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from inference_server.errors import TooLarge
-from inference_server.wire.adapters.references import NUM_VERSIONS
 from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
@@ -34,20 +30,13 @@ MAX_ADAPTER_CONFIG_BYTES = 2**20
 INCOMING_PREFIX = ".incoming-"
 """Start of the folder names of uploads that are not complete yet."""
 
-RECORD_FILE = "registry.json"
-"""Name of the file that holds a `RegistryRecord`."""
-
 _COPY_CHUNK_BYTES = 2**20
 # In the format of the sha256sum command, which can check it: a line for the weights and one for the
 # configuration.
 _DIGEST_FILE = f"{ADAPTER_WEIGHTS_FILE}.sha256"
 _RETIRED_FILE = "retired"
-# Padded with spaces, so that a short record overwrites all of a longer one.
-_RECORD_BYTES = 128
 _REFUSED_PREFIX = "refused-"
 _VERSION_FOLDER = re.compile(r"policy-([0-9]{6,9})")
-
-_log = structlog.get_logger()
 
 
 class AdapterDamaged(Exception):
@@ -77,17 +66,6 @@ class StagedAdapter:
     """Size of the weights file."""
 
 
-class RegistryRecord(BaseModel):
-    """What the registry keeps across restarts besides the adapter files."""
-
-    model_config = ConfigDict(frozen=True)
-
-    active_version: int | None = Field(default=None, ge=0, lt=NUM_VERSIONS)
-    next_version: int = Field(default=0, ge=0, le=NUM_VERSIONS)
-    base_fingerprint: str | None = Field(default=None, max_length=32)
-    """Fingerprint of the base that the versions are adapters of; None if it is not known."""
-
-
 def remove_path(path: Path) -> None:
     """Removes whatever is at a path (a link, but not its target); ignores failures."""
     if path.is_dir() and not path.is_symlink():
@@ -95,6 +73,19 @@ def remove_path(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def set_aside(path: Path) -> Path:
+    """Renames what cannot be used to a name beside it that is free; returns the new path.
+
+    If that is not permitted, it stays where it is.
+    """
+    name = f"{_REFUSED_PREFIX}{path.name}"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    free = next(p for p in map(path.with_name, names) if not os.path.lexists(p))
+    with suppress(OSError):
+        return path.rename(free)
+    return path
 
 
 class AdapterFolder:
@@ -185,12 +176,12 @@ class AdapterFolder:
         try:
             if folder.is_symlink():
                 raise AdapterDamaged(f"{folder.name} is a link")
-            digests = _read_small(folder / _DIGEST_FILE).decode().split()
+            digests = read_small(folder / _DIGEST_FILE).decode().split()
             expected = dict(zip(digests[1::2], digests[::2], strict=False))
-            config_json = _read_small(folder / ADAPTER_CONFIG_FILE)
+            config_json = read_small(folder / ADAPTER_CONFIG_FILE)
             size_bytes = _size_of_file(weights, self._max_weights_bytes)
             sha256 = sha256_of_file(weights)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise AdapterDamaged(str(error)) from error
         found = {ADAPTER_WEIGHTS_FILE: sha256, ADAPTER_CONFIG_FILE: sha256_of_bytes(config_json)}
         if found != expected:
@@ -199,52 +190,23 @@ class AdapterFolder:
             folder=folder, config_json=config_json, sha256=sha256, size_bytes=size_bytes
         )
 
-    def set_aside(self, version: int) -> Path:
-        """Renames a stored version that cannot be served, to a name that is free; returns the new path.
-
-        If that is not permitted, its files stay where they are.
-        """
-        name = f"{_REFUSED_PREFIX}{adapter_name(version)}"
-        names = chain([name], (f"{name}-{number}" for number in count(2)))
-        path = next(p for p in map(self._root.joinpath, names) if not os.path.lexists(p))
-        with suppress(OSError):
-            return self.path_of(version).rename(path)
-        return self.path_of(version)
-
-    def read_record(self) -> RegistryRecord:
-        """The last record; an empty one if there is none. One that cannot be read is set aside with a warning."""
-        path = self._root / RECORD_FILE
-        try:
-            return RegistryRecord.model_validate_json(_read_small(path))
-        except FileNotFoundError:
-            return RegistryRecord()
-        except (OSError, ValidationError):
-            with suppress(OSError):
-                path = path.rename(self._root / f"{_REFUSED_PREFIX}{RECORD_FILE}")
-            lost = "which version was active, the next one's number, and the base's fingerprint"
-            _log.warning("record_unreadable", path=str(path), lost=lost)
-        return RegistryRecord()
-
-    def write_record(self, record: RegistryRecord) -> None:
-        """Overwrites the record in place with one write: a rename over a file waits for the disk."""
-        with os.fdopen(os.open(self._root / RECORD_FILE, os.O_WRONLY | os.O_CREAT), "wb") as file:
-            file.write(record.model_dump_json().encode().ljust(_RECORD_BYTES))
-
 
 def _size_of_file(path: Path, max_bytes: int) -> int:
     """Size of a regular file of at most ``max_bytes``; reading a pipe or a device might never end.
 
     Raises:
-        OSError: It is not a regular file, is too large or cannot be read.
+        OSError: It cannot be read.
+        ValueError: It is not a regular file, or too large.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{path} is not a file")
+        raise ValueError(f"{path} is not a file")
     if status.st_size > max_bytes:
-        raise OSError(f"{path} has more than {max_bytes} bytes")
+        raise ValueError(f"{path} has more than {max_bytes} bytes")
     return status.st_size
 
 
-def _read_small(path: Path) -> bytes:
+def read_small(path: Path) -> bytes:
+    """What a small file holds; raises what `_size_of_file` raises."""
     _size_of_file(path, MAX_ADAPTER_CONFIG_BYTES)
     return path.read_bytes()

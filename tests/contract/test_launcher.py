@@ -1,11 +1,13 @@
 """The command line: what is refused before vLLM is imported, and with which message."""
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -324,6 +326,26 @@ def test_odd_things_in_a_state_folder_are_cleared_or_named(tmp_path: Path) -> No
     with (
         pytest.raises(SettingsError, match=r"registry\.json is not a file"),
         claim_state_dir(folder),
+    ):
+        pass
+
+
+def test_a_record_that_cannot_be_opened_is_named_before_the_engine_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "registry.json"
+    record.write_text("{}")
+    usual = Path.open
+
+    def refused(path: Path, mode: str = "r") -> IO[Any]:
+        if path == record:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return usual(path, mode)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with (
+        pytest.raises(SettingsError, match=r"--state-dir .*: registry\.json: Permission denied"),
+        claim_state_dir(tmp_path),
     ):
         pass
 

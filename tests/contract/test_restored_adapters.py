@@ -1,5 +1,6 @@
 """Adapters that survive a restart, and adapters loaded by path from a volume."""
 
+import errno
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from safetensors.torch import save
 from structlog.testing import capture_logs
 
 from inference_server.engine import EngineAdapter
+from inference_server.wire.settings.errors import SettingsError
 from tests.contract.client import Client, Restart, adapter_config, adapter_weights
 from tests.contract.fake_engine import FakeEngine
 
@@ -320,6 +322,30 @@ async def test_a_record_that_cannot_be_read_costs_only_the_active_version(
     status = (await restarted.get("/v1/status")).json()
     assert (status["active_version"], status["next_version"]) == (None, 2)
     assert [version["version"] for version in status["versions"]] == [1]
+    # A second one leaves the first where it is.
+    (state_dir / "registry.json").write_bytes(b"again")
+    await restart()
+    assert aside.read_bytes() == record
+    assert (state_dir / "refused-registry.json-2").read_bytes() == b"again"
+
+
+async def test_a_record_that_cannot_be_opened_ends_the_start_and_stays(
+    client: Client, restart: Restart, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be whole: its file system may be broken, or its permissions wrong."""
+    await client.put_adapter(1)
+    kept = (state_dir / "registry.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", _fail_to_read)
+        with pytest.raises(SettingsError, match=r"registry\.json: Input/output error"):
+            await restart()
+    assert (state_dir / "registry.json").read_bytes() == kept
+    restarted, _ = await restart()
+    assert (await restarted.get("/v1/status")).json()["active_version"] == 1
+
+
+def _fail_to_read(path: Path) -> bytes:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
 
 @pytest.fixture
