@@ -1,7 +1,5 @@
 """Scores and rewards of a group whose answers are not numbers."""
 
-from itertools import count
-
 import pytest
 
 from regime_w import (
@@ -197,10 +195,10 @@ def test_each_answer_is_looked_at_once_however_many_there_are(
     """Of the 45,000 pairs, only those that are compared take any work."""
     looked_at: list[str] = []
     monkeypatch.setattr(equations, "has_equation", lambda text: looked_at.append(text))
-    num_calls = count()
-    answer_type = Mathematics(before_comparison=lambda: next(num_calls))
+    calls: list[None] = []
+    answer_type = Mathematics(before_comparison=lambda: calls.append(None))
     answers = [forms[n % len(forms)].format(10**20 + n) for n in range(300)]
     merged(answers, "x^5", answer_type)
     assert len(looked_at) <= 300 + 1
-    assert 300 <= next(num_calls) <= 2 * (300 + 28)
+    assert 300 <= len(calls) <= 2 * (300 + 28)
     assert len(compared) <= 300 + 28
