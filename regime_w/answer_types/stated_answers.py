@@ -152,9 +152,12 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer | No
     """The sentence after the last "answer is" that states one; empty if a later one denies it, or if all deny."""
     denials: list[str] = []
     end = len(text)
-    for found in reversed(deque(ANSWER_IS.finditer(text), maxlen=_MAX_LOOKED_AT)):
-        if found["field"] and not is_in_object(text, found.start()):
-            continue
+    said = (
+        found
+        for found in ANSWER_IS.finditer(text)
+        if not found["field"] or is_in_object(text, found.start())
+    )
+    for found in reversed(deque(said, maxlen=_MAX_LOOKED_AT)):
         start, clause = found.end(), clause_start(text, found.start())
         before = text[clause : found.start()]
         if is_stated(before):

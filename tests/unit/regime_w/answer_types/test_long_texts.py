@@ -53,3 +53,9 @@ def test_few_places_that_state_no_answer_are_looked_at(
     """Each takes a tenth of a millisecond, and a text of a megabyte has 80,000."""
     assert answer_type.extract(stated + denied * 99) == answer_type.read("A")
     assert answer_type.extract(stated + denied * 100) is None
+
+
+@pytest.mark.parametrize("answer_type", TYPES, ids=lambda answer_type: answer_type.name)
+def test_fields_of_no_object_do_not_count_among_these_places(answer_type: AnswerType) -> None:
+    text = "The answer is A.\n" + 'It has the key "answer": \n' * 100
+    assert answer_type.extract(text) == answer_type.read("A")
