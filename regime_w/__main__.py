@@ -9,12 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from regime_w.config import RewardConfig
+from regime_w.piped_output import ending_with_the_reader
 from regime_w.rescore import RescoreError, report, rescore_file
 
 _OTHER_FUNCTIONS_KEYS = ("functions", "weights", "timeout_s")
 """Keys of ``[reward]`` about the trainer's other reward functions, which are not called here."""
 
 
+@ending_with_the_reader()
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 if the command line, configuration or file is invalid, or 130 after Ctrl-C."""
     arguments = vars(_parser().parse_args(argv))

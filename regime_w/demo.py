@@ -8,6 +8,7 @@ from typing import get_args
 
 from regime_w.arms import ArmOutput
 from regime_w.config import Formulas, RewardConfig
+from regime_w.piped_output import ending_with_the_reader
 from regime_w.reward import arm_rewards, compute_regime_w_scores, compute_reward
 
 _QUESTION = "If you have 3 apples and buy 4 more, how many apples?"
@@ -31,6 +32,7 @@ _ARM_OUTPUTS = (
 _SCORES = ("s_end", "s_path", "s_cf", "s_wm")
 
 
+@ending_with_the_reader()
 def main() -> None:
     """Prints scores and rewards of the recipe's two-arm example, under both formula sets."""
     parser = argparse.ArgumentParser(
