@@ -1,8 +1,7 @@
 """The roles of PPO on one frozen base: policy, proximal, reference and critic.
 
-Each role is a LoRA adapter on the same base weights; the critic also has a value head. The proximal
-role holds a published version's weights, rounded to the server's dtype, so that the trainer computes
-logprobs with exactly the weights that generated the tokens.
+Each role is a LoRA adapter on the same base weights; the critic also has a value head. The proximal role holds a
+published version's weights, rounded to the server's dtype: exactly the weights that generated the tokens.
 """
 
 from collections.abc import Sequence
