@@ -113,7 +113,7 @@ def test_a_live_page_shows_a_step_that_comes_while_it_is_open(tmp_path: Path) ->
     shutil.copytree(MADE_RUN, run)
     steps = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     # The version that made this run wrote no time, without which a step has no age.
-    steps[-1] = json.dumps(json.loads(steps[-1]) | {"time": 1798034700.0}) + "\n"
+    steps[-1] = json.dumps(json.loads(steps[-1]) | {"time": 1.75e9}) + "\n"
     (run / "metrics.jsonl").write_text("")
 
     class Growing(Watch):
