@@ -1,5 +1,6 @@
 """What a file of collected rollouts has already: which questions, with which golds, and of which policies."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.safe_text import shortened
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
-from trainer.io.jsonl import read_rows, repair
+from trainer.io.jsonl import cut_off, read_rows, truncated_bytes
 from trainer.io.run_layout import ROLLOUTS_FOLDER, has_begun
 
 
@@ -47,10 +48,12 @@ def require_no_run_file(output: Path) -> None:
     Raises:
         UsageError: Names the folder.
     """
-    if output.parent.name == ROLLOUTS_FOLDER and has_begun(output.parent.parent):
-        raise UsageError(
-            f"output: {output.parent} is for the rollouts of the run; choose another output"
-        )
+    # Wherever a link or a relative path leads, and in subfolders, too.
+    for folder in Path(os.path.realpath(output)).parents:
+        if folder.name == ROLLOUTS_FOLDER and has_begun(folder.parent):
+            raise UsageError(
+                f"output: {folder} is for the rollouts of the run; choose another output"
+            )
 
 
 def collected_rows(
@@ -68,9 +71,14 @@ def collected_rows(
             of the data any more.
     """
     found = CollectedRows()
-    if not output.exists() or not output.stat().st_size:
+    size_bytes = output.stat().st_size if output.exists() else 0
+    if not size_bytes:
         return found
-    num_bytes = repair(output)
+    if num_bytes := truncated_bytes(output):
+        if num_bytes < size_bytes:
+            # Its first row, before a byte is cut off: this may be a file of something else.
+            next(read_rows(output, _CollectedRow), None)
+        cut_off(output, num_bytes)
     by_id = {record.id: record for record in records}
     for number, row in read_rows(output, _CollectedRow):
         if (record := by_id.get(row.id)) is not None:

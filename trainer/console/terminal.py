@@ -56,7 +56,9 @@ class _Output(io.FileIO):
 
 def print_line(console: Console, line: str) -> None:
     """Print a line without reading markup in it; on a terminal it is wrapped between words, in a log it stays whole."""
-    console.print(wrapped(console, line), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        wrapped(console, line), markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
 
 
 def wrapped(console: Console, line: str) -> str:

@@ -1,7 +1,7 @@
 """Reads, appends to and repairs files of JSON lines: plain, gzip or zstd, as the file's suffix says.
 
 A compressed file is a sequence of gzip members or zstd frames, one for each appended row, which any
-tool reads as one file. So a kill can damage only the last row, and `repair` removes it.
+tool reads as one file. So a kill can damage only the last row, which `truncated_bytes` finds and `cut_off` removes.
 """
 
 import gzip
@@ -168,30 +168,42 @@ class JsonlAppender:
         append(self._file, line, wait=False)
 
 
-def repair(path: Path) -> int:
-    """Remove a truncated last row from a file that was appended to; returns how many bytes it had.
+def truncated_bytes(path: Path) -> int:
+    """How many bytes at the end of a file that was appended to belong to no complete row.
 
     Raises:
         DataError: The file cannot be read, does not begin as rows do, or is not compressed as its suffix says.
     """
     suffix = _suffix(path)
     try:
-        with path.open("r+b") as file:
-            head = file.read(_CHUNK_BYTES).removeprefix(_BOM).lstrip()
-            if suffix not in (".gz", ".zst") and not head.startswith(b"{") and head:
+        with open(path, "rb", opener=open_plain) as file:
+            head = file.read(_CHUNK_BYTES)
+            if suffix in (".gz", ".zst"):
+                head = _decompressor(suffix).decompress(head)
+            head = head.removeprefix(_BOM).lstrip()
+            if head and not head.startswith(b"{"):
                 raise DataError(
                     f"{path}: not a file of rows, which begin with {{; choose another file"
                 )
             file.seek(0)
             num_complete = _complete_bytes(file, suffix)
-            num_truncated = file.seek(0, os.SEEK_END) - num_complete
-            if num_truncated:
-                file.truncate(num_complete)
-            return num_truncated
+            return file.seek(0, os.SEEK_END) - num_complete
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (zlib.error, zstandard.ZstdError) as error:
         raise DataError(f"{path}: not {suffix[1:]}: {error}") from None
+
+
+def cut_off(path: Path, num_bytes: int) -> None:
+    """Remove bytes from the end of a file.
+
+    Raises:
+        DataError: The file cannot be written to.
+    """
+    try:
+        os.truncate(path, path.stat().st_size - num_bytes)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 class _Decompressor(Protocol):

@@ -589,15 +589,41 @@ async def test_a_folder_that_a_run_displaces_is_uploaded_again(tmp_path: Path) -
     assert Counter(row["policy_version"] for row in rows_of(output)) == {8: 10}
 
 
-async def test_a_run_s_own_rollouts_are_not_appended_to(tmp_path: Path) -> None:
-    output = tmp_path / "rollouts/step-000001.jsonl"
-    output.parent.mkdir()
-    output.touch()
-    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+@pytest.mark.parametrize(
+    "name",
+    ["run/rollouts/step-000001.jsonl", "link.jsonl", "step-000001.jsonl", "run/rollouts/a/b.jsonl"],
+)
+async def test_a_run_s_own_rollouts_are_not_appended_to(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollouts = tmp_path / "run/rollouts"
+    own = rollouts / "step-000001.jsonl"
+    rollouts.mkdir(parents=True)
+    own.touch()
+    (tmp_path / "run/checkpoints/step-000000").mkdir(parents=True)
+    (tmp_path / "link.jsonl").symlink_to(own)
+    monkeypatch.chdir(rollouts)
+    output = Path(name) if name == own.name else tmp_path / name
     with pytest.raises(UsageError, match=r"output: .*rollouts is for the rollouts of the run"):
         await run(FakeServer(), config(output))
-    assert output.read_bytes() == b""
-    assert [path.name for path in output.parent.iterdir()] == [output.name]
+    assert own.read_bytes() == b""
+    assert list(rollouts.iterdir()) == [own]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"question": "1+1?", "answer": "#### 2"}\n{"question": "2+2?", "answer": "#### 4"}',
+        b'{\n  "peft_type": "LORA"\n}',
+    ],
+    ids=["a data set", "the settings of an adapter"],
+)
+async def test_no_byte_is_cut_off_a_file_of_something_else(content: bytes, tmp_path: Path) -> None:
+    output = tmp_path / "data.jsonl"
+    output.write_bytes(content)
+    with pytest.raises(DataError, match=r"data\.jsonl:1: "):
+        await run(FakeServer(), config(output))
+    assert output.read_bytes() == content
 
 
 def test_a_full_disk_is_said_with_the_files_folder(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.errors import DataError, UsageError
-from trainer.io.jsonl import JsonlAppender, read_lines, repair, write_jsonl
+from trainer.io.jsonl import JsonlAppender, cut_off, read_lines, truncated_bytes, write_jsonl
 from trainer.io.locks import lock
 
 ROWS = [{"id": i, "text": "two\nlines — ü" * i} for i in range(5)]
@@ -24,6 +24,12 @@ SUFFIXES = ["", ".gz", ".zst"]
 
 def rows_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for _, line in read_lines(path)]
+
+
+def repair(path: Path) -> int:
+    num_bytes = truncated_bytes(path)
+    cut_off(path, num_bytes)
+    return num_bytes
 
 
 def append(path: Path, rows: list[dict[str, object]]) -> None:
@@ -137,21 +143,28 @@ def test_a_row_for_which_there_is_no_space_leaves_the_rows_before_it_and_goes_in
 def test_a_file_of_another_kind_is_an_error_that_names_it(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.jsonl{suffix}"
     path.write_text('{"plain": "text"}\n')
-    for touch in (lambda: list(read_lines(path)), lambda: repair(path)):
+    for touch in (lambda: list(read_lines(path)), lambda: truncated_bytes(path)):
         with pytest.raises(DataError, match=r"rows\.jsonl") as caught:
             touch()
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "content", [b"\x78\x01\x00{\n weights", b"# Mine\nand more", b"[[1, 2]]\n[[3"]
+    ("name", "content"),
+    [
+        ("adapter_model.safetensors", b"\x78\x01\x00{\n weights"),
+        ("mine.md", b"# Mine\nand more"),
+        ("mine.json", b"[[1, 2]]\n[[3"),
+        ("part.tar.gz", gzip.compress(b"rollouts/step-000001.jsonl" * 999)[:-9]),
+        ("part.zst", zstandard.compress(b"rollouts/step-000001.jsonl" * 99999)[:-9]),
+    ],
 )
-def test_no_byte_is_cut_off_a_file_of_something_else(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "adapter_model.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=r"safetensors: not a file of rows, which begin with \{"):
-        repair(path)
-    assert path.read_bytes() == content
+def test_a_file_of_something_else_has_no_truncated_row(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}: not a file of rows, which begin with \{{"):
+        truncated_bytes(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
