@@ -54,9 +54,10 @@ def build_tiny_model(
             f"output {folder}: was trained here with other settings or by another version, and runs may need it: remove "
             "it, name another folder, or train it anew with tiny-model --from_scratch"
         )
-    is_empty = not folder.is_dir() or not any(folder.iterdir())
-    # A run or an SFT keeps its settings in its folder.
-    if not is_empty and (not manifest.is_file() or (folder / CONFIG_FILE).exists()):
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    # The model has no subfolders; runs and SFTs keep their settings in their folders.
+    has_others = any(path.is_dir() or path.name == CONFIG_FILE for path in found)
+    if found and (has_others or not manifest.is_file()):
         raise UsageError(
             f"output {folder}: has files that are not the tiny model's; name another folder"
         )

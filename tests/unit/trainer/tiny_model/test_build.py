@@ -181,10 +181,16 @@ def test_a_model_that_was_trained_here_is_left_alone_unless_trained_anew(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "files", [("thesis.txt",), ("tiny_model.json", "config.toml", "adapter_model.safetensors")]
+    "files",
+    [
+        ("thesis.txt",),
+        ("tiny_model.json", "config.toml", "adapter_model.safetensors"),
+        ("tiny_model.json", "sft/adapter_model.safetensors"),
+    ],
 )
 def test_a_folder_of_something_else_is_left_alone(files: tuple[str, ...], tmp_path: Path) -> None:
     for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     mine = tmp_path / files[-1]
     with pytest.raises(UsageError, match=r"output .*not the tiny model's"):
