@@ -134,8 +134,8 @@ class DiskFullError(TrainerError):
 
     def __init__(self, folder: Path | str):
         super().__init__(
-            f"no space left on the disk of {folder}; every file in it is whole: free some space, and the "
-            "same command resumes where it stopped"
+            f"no space left on the disk of {folder}; what is finished in it is whole: free some space, and "
+            "the same command resumes where it stopped"
         )
 
 

@@ -14,6 +14,9 @@ from trainer.errors import DiskFullError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_FULL_IN_WORDS = ("(os error 28)", "basic_ios::clear: iostream error")
+"""What safetensors, which writes in Rust, says of a full disk; and what PyTorch's writer says of any write that fails."""
+
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one of its causes, says that there is no space left."""
@@ -21,8 +24,7 @@ def is_disk_full(error: BaseException) -> bool:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return True
-        # Safetensors writes its files in Rust and raises an error type of its own.
-        if "(os error 28)" in str(seen):
+        if any(words in str(seen) for words in _FULL_IN_WORDS):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -54,9 +54,19 @@ def write_torch() -> None:
     torch.save({"a": torch.zeros(3)}, Full())
 
 
+def write_torch_to_a_path() -> None:
+    torch.save({"a": torch.zeros(300_000)}, FULL)
+
+
 @pytest.mark.parametrize(
     "write",
-    [write_python, write_torch, write_safetensors, write_in_a_thread_that_is_waited_for],
+    [
+        write_python,
+        write_torch,
+        write_torch_to_a_path,
+        write_safetensors,
+        write_in_a_thread_that_is_waited_for,
+    ],
 )
 def test_a_full_disk_is_one_line_that_names_the_folder(
     write: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
