@@ -10,6 +10,7 @@ import pytest
 
 from regime_w import demo
 from regime_w.__main__ import main
+from regime_w.piped_output import ending_with_the_reader
 
 
 @pytest.fixture
@@ -50,3 +51,21 @@ def test_nothing_is_said_about_it(module: str, rows: str) -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("program", ["score", "demo"])
+def test_a_full_disk_is_one_line(
+    program: str, rows: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["demo"])
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            demo.main() if program == "demo" else main(["score", rows])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: standard output: No space left on device\n"
+
+
+def test_an_error_of_a_file_is_raised_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), ending_with_the_reader():
+        (tmp_path / "missing").read_text()
