@@ -53,7 +53,10 @@ def print_diff(evaluation: Path, baseline: str | None, model: str | None, *, lim
         (f"{model} wrong, {baseline} right", lost),
     ):
         console.print(
-            f"{name}: {len(found)} of {len(questions)} questions", markup=False, highlight=False
+            f"{name}: {len(found)} of {len(questions)} questions",
+            markup=False,
+            emoji=False,
+            highlight=False,
         )
         if found and limit:
             console.print(_side_by_side(list(islice(found, limit)), baseline, model))

@@ -97,7 +97,8 @@ class SFTRecord:
         # Its lines may be lost, or older than its checkpoint.
         newest = newest_sft_checkpoint(self.folder)
         steps = [int(row["step"]) for row in self.rows[-1:]]
-        return max([*steps, 0 if newest is None else step_of(newest)])
+        step = max([*steps, 0 if newest is None else step_of(newest)])
+        return step if self.num_steps is None else min(step, self.num_steps)
 
     @property
     def has_trained(self) -> bool:

@@ -102,3 +102,9 @@ def test_a_path_that_is_longer_than_the_terminal_is_not_broken() -> None:
         Console(file=out, width=20, force_terminal=True), f"a report [of 3] in {path}, step    7"
     )
     assert out.getvalue().splitlines() == ["a report [of 3] in", f"{path},", "step    7"]
+
+
+def test_a_path_keeps_what_rich_would_read_as_an_emoji() -> None:
+    out = io.StringIO()
+    print_line(Console(file=out), "adapter in runs/:x:/a")
+    assert out.getvalue() == "adapter in runs/:x:/a\n"

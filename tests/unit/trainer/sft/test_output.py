@@ -19,13 +19,19 @@ def journal(folder: Path) -> None:
     (folder / "journal.jsonl").write_text("{}\n")
 
 
+def version_of_a_run(folder: Path) -> None:
+    (folder / "adapters/policy-000001").mkdir(parents=True)
+
+
 def checkpoint_of_an_sft(folder: Path) -> None:
     state = folder / "checkpoints/checkpoint-5/trainer_state.json"
     state.parent.mkdir(parents=True)
     state.touch()
 
 
-@pytest.mark.parametrize("begin", [checkpoint_of_a_run, journal, checkpoint_of_an_sft])
+@pytest.mark.parametrize(
+    "begin", [checkpoint_of_a_run, journal, version_of_a_run, checkpoint_of_an_sft]
+)
 def test_what_has_begun_and_lost_its_settings_is_no_output(
     begin: Callable[[Path], None], tmp_path: Path
 ) -> None:
