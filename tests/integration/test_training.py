@@ -48,8 +48,6 @@ def train_settings(url: str, base: Path, run: Path, **options: str) -> dict[str,
         "server.url": url,
         "run.folder": str(run),
         "run.num_threads": "1",
-        # Each start tokenizes them all.
-        "data.num_questions": "64",
         "rollout.questions_per_step": "2",
         "rollout.max_tokens": "12",
         "rollout.seed": "3",
@@ -61,7 +59,9 @@ def train_settings(url: str, base: Path, run: Path, **options: str) -> dict[str,
 
 
 def train_command(server: ServerProcess, base: Path, run: Path, **options: str) -> list[str]:
-    settings = train_settings(server.url, base, run, **options)
+    # Each start tokenizes all questions.
+    few = {"data.num_questions": "64", **options}
+    settings = train_settings(server.url, base, run, **few)
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
     return [sys.executable, "-m", "trainer", "train", *words]
 

@@ -264,7 +264,7 @@ def move_the_base_model(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [
-        (lambda run: (run / "config.toml").unlink(), UsageError, r"config\.toml is missing"),
+        (lambda run: (run / "config.toml").unlink(), UsageError, r"config\.toml: missing"),
         (lambda run: (run / "journal.jsonl").unlink(), UsageError, "has no step"),
         (move_the_base_model, UsageError, "policy.base_model models/moved: no such folder"),
         (
