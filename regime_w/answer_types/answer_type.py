@@ -70,13 +70,13 @@ def merged(
         answer_type: The type of all of them.
     """
     known: dict[str, str] = {}
-    right: list[str] = []
+    right: str | None = None  # the first of the right ones
     wrong: dict[Kind, list[str]] = defaultdict(list)  # by each kind of answer that they may equal
     pairs_left = _MAX_COMPARED
     for answer in dict.fromkeys(each for each in answers if each is not None):
         if answer_type.equal(answer, gold):
-            right.append(answer)
-            known[answer] = right[0]
+            right = answer if right is None else right
+            known[answer] = right
             continue
         kind = answer_type.kind(answer)
         for peer in wrong[kind][:pairs_left]:
