@@ -128,7 +128,7 @@ class RankOutOfMemoryError(RankLostError):
 
 
 class DiskFullError(TrainerError):
-    """There is no space left on the disk; every file is complete, and the run can resume."""
+    """There is no space left on the disk; what is finished is whole, and the same command resumes."""
 
     exit_code = 3
 
