@@ -43,6 +43,8 @@ DENSE_BF16 = {
 }
 """Dense bfloat16 FLOP/s by NVIDIA's data sheets; the first name that occurs in the card's own name counts."""
 _NOT_TENSORS = ("CUDA context", "fragmentation")
+_REFUSED = ("No available kernel", "No viable backend")
+"""Words of PyTorch's errors, on a GPU and on a CPU, if the kernel that attention is restricted to cannot compute it."""
 
 
 def attempt(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def attempt(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:
         return {"status": "out of memory", "error": first_line(error)}
     except RuntimeError as error:
-        if "No available kernel" not in str(error):
+        if not any(words in str(error) for words in _REFUSED):
             raise
         return {"status": "refused", "error": first_line(error)}
 
