@@ -142,11 +142,11 @@ part_restart() {
 }
 
 part_memory() {
-  "$PYTHON" -m pytest -q -m gpu tests/gpu/test_step.py
+  "$PYTHON" -m pytest -v -m gpu tests/gpu/test_step.py
 }
 
 part_pair() {
-  "$PYTHON" -m pytest -q -m gpu tests/gpu/test_pair.py
+  "$PYTHON" -m pytest -v -m gpu tests/gpu/test_pair.py
 }
 
 # Waits until the run has $1 steps; fails if it ends before that.
