@@ -84,7 +84,7 @@ def _answer_type(question: Question, is_over: threading.Event) -> AnswerType:
             raise asyncio.CancelledError
 
     answer_type = answer_type_of(question.answer_type, question.choices)
-    if isinstance(answer_type, Mathematics):  # reads and compares parts of answers, too
+    if isinstance(answer_type, Mathematics):  # one answer may be many comparisons, of a second each
         answer_type = replace(answer_type, before_comparison=end_if_over)
     return cast(AnswerType, _Interruptible(answer_type, end_if_over))
 

@@ -74,8 +74,7 @@ class Mathematics:
     """An expression, set, interval, tuple or equation, a number, or a word or three."""
 
     before_comparison: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
-    """Called before each comparison, with or without math-verify; what it raises ends `read_gold` or `equal`, which may
-    make many."""
+    """Called before each comparison with math-verify; what it raises ends `read_gold` or `equal`, which may make many."""
 
     name: ClassVar[AnswerTypeName] = "math"
     choices: ClassVar[tuple[str, ...]] = ()
@@ -134,7 +133,6 @@ class Mathematics:
         """
         if a is None or b is None or a == b:
             return a is not None and a == b
-        self.before_comparison()
         kinds = _kind(a), _kind(b)
         if kinds[0] not in comparable_kinds(kinds[1]):
             return False
