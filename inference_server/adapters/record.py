@@ -34,7 +34,8 @@ def read_record(folder: Path) -> RegistryRecord:
     """The last record; an empty one if there is none. A damaged one is set aside with a warning.
 
     Raises:
-        SettingsError: It is there, but cannot be opened or read.
+        SettingsError: It is there, but cannot be opened or read, in which case what it says may be whole; or it is
+            damaged and cannot be set aside, so that the next record would overwrite it.
     """
     path = folder / RECORD_FILE
     try:
@@ -42,16 +43,18 @@ def read_record(folder: Path) -> RegistryRecord:
     except FileNotFoundError:
         return RegistryRecord()
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise SettingsError(f"--state-dir {folder}: {RECORD_FILE}: {error.strerror}") from error
     except ValueError:
         lost = "which version was active, the next one's number, and the base's fingerprint"
-        _log.warning("record_unreadable", path=str(set_aside(path)), lost=lost)
+        try:
+            aside = set_aside(path)
+        except OSError as error:
+            raise SettingsError(
+                f"--state-dir {folder}: {RECORD_FILE} is damaged and cannot be renamed ({error.strerror}): move it "
+                f"away; it said {lost}"
+            ) from error
+        _log.warning("record_unreadable", path=str(aside), lost=lost)
     return RegistryRecord()
-
-
-def unreadable(path: Path, error: OSError) -> SettingsError:
-    """The error of a record that cannot be opened or read: what it says may be whole."""
-    return SettingsError(f"--state-dir {path.parent}: {path.name}: {error.strerror}")
 
 
 def write_record(folder: Path, record: RegistryRecord) -> None:

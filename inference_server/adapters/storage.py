@@ -78,14 +78,13 @@ def remove_path(path: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Renames what cannot be used to a name beside it that is free; returns the new path.
 
-    If that is not permitted, it stays where it is.
+    Raises:
+        OSError: That is not permitted; it stays where it is.
     """
     name = f"{_REFUSED_PREFIX}{path.name}"
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     free = next(p for p in map(path.with_name, names) if not os.path.lexists(p))
-    with suppress(OSError):
-        return path.rename(free)
-    return path
+    return path.rename(free)
 
 
 class AdapterFolder:

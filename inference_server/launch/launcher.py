@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_installation()
         with ExitStack() as stack:
             _on_stop(partial(_leave, stack))
+            configure_logging()
             state_dir = stack.enter_context(claim_state_dir(settings.state_dir))
             # Warnings of libraries and of our own modules stay in the log.
             os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
             set_environment()
-            configure_logging()
             imports = None
             if METHOD_VARIABLE not in os.environ:
                 imports = EngineImports.start(expected_engine_environment(settings.model))

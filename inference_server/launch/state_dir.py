@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inference_server.adapters.record import RECORD_FILE, unreadable
+from inference_server.adapters.record import RECORD_FILE, read_record
 from inference_server.adapters.storage import INCOMING_PREFIX, remove_path
 from inference_server.wire.settings.errors import SettingsError
 
 
 @contextmanager
 def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
-    """Locks a folder for this server and removes incomplete uploads from it.
+    """Locks a folder for this server, removes incomplete uploads from it, and checks that its record can be read.
 
     Adapters of an earlier server stay; the registry restores them.
 
@@ -48,20 +48,13 @@ def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
         for entry in entries:
             if entry.name.startswith(INCOMING_PREFIX):
                 remove_path(entry)
-            elif entry.name == RECORD_FILE:
-                _check_record(entry)
+            elif entry.name == RECORD_FILE and (entry.is_symlink() or not entry.is_file()):
+                raise SettingsError(
+                    f"--state-dir {state_dir}: {RECORD_FILE} is not a file: remove it"
+                )
+        # The registry reads it, too, but only once the engine has started, which takes a minute.
+        read_record(state_dir)
         yield state_dir.resolve()
-
-
-def _check_record(path: Path) -> None:
-    """Detects a record that cannot be read before the engine starts, which takes a minute."""
-    if path.is_symlink() or not path.is_file():
-        raise SettingsError(f"--state-dir {path.parent}: {RECORD_FILE} is not a file: remove it")
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def _unusable(state_dir: Path, error: OSError | ValueError) -> SettingsError:

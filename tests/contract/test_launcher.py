@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 
@@ -330,24 +329,50 @@ def test_odd_things_in_a_state_folder_are_cleared_or_named(tmp_path: Path) -> No
         pass
 
 
-def test_a_record_that_cannot_be_opened_is_named_before_the_engine_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_record_that_cannot_be_read_whole_is_named_before_the_engine_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    """A disk's error may lie behind its first bytes."""
     record = tmp_path / "registry.json"
     record.write_text("{}")
-    usual = Path.open
 
-    def refused(path: Path, mode: str = "r") -> IO[Any]:
-        if path == record:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return usual(path, mode)
+    def fail(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(Path, "read_bytes", fail)
     with (
-        pytest.raises(SettingsError, match=r"--state-dir .*: registry\.json: Permission denied"),
+        pytest.raises(
+            SettingsError, match=rf"--state-dir .*: registry\.json: {os.strerror(number)}"
+        ),
         claim_state_dir(tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize("is_permitted", [True, False])
+def test_a_damaged_record_is_set_aside_before_the_engine_starts_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_permitted: bool
+) -> None:
+    """The next record would overwrite one that cannot be renamed, as in a folder with the sticky bit."""
+    record = tmp_path / "registry.json"
+    record.write_text("{")
+    if is_permitted:
+        with claim_state_dir(tmp_path):
+            assert not record.exists()
+        assert (tmp_path / "refused-registry.json").read_text() == "{"
+        return
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    expected = (
+        r"registry\.json is damaged and cannot be renamed \(Operation not permitted\): move it away"
+    )
+    with pytest.raises(SettingsError, match=expected), claim_state_dir(tmp_path):
+        pass
+    assert record.read_text() == "{"
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
