@@ -14,10 +14,10 @@ from inference_server.adapters.record import RegistryRecord, read_record, write_
 from inference_server.adapters.storage import (
     AdapterDamaged,
     AdapterFolder,
+    AdapterUnreadable,
     StagedAdapter,
     Upload,
     remove_path,
-    set_aside,
 )
 from inference_server.adapters.tidying import Tidying
 from inference_server.adapters.validation import validate_adapter
@@ -71,7 +71,8 @@ class AdapterRegistry:
     async def restore(self) -> None:
         """Loads the versions that an earlier server left in the folder.
 
-        A version that cannot be served (damaged, of another base model) is set aside with a warning.
+        A version that cannot be served (damaged, of another base model) is set aside with a warning; one that cannot be
+        read (permissions, a disk's error) stays where it is, with a warning too.
         """
         record = await asyncio.to_thread(read_record, self._folder.root)
         stored = self._folder.stored_versions()
@@ -104,9 +105,10 @@ class AdapterRegistry:
             staged = await asyncio.to_thread(self._folder.open_stored, version)
             config = await asyncio.to_thread(validate_adapter, staged, self._traits)
             await self._load(version, staged, AdapterIdentity.of(staged.sha256, config))
+        except AdapterUnreadable as error:
+            _log.warning("adapter_unreadable", version=version, reason=str(error))
         except (AdapterDamaged, AdapterRejected, InvalidAdapter) as error:
-            aside = set_aside(self._folder.path_of(version))
-            _log.warning("adapter_set_aside", version=version, reason=str(error), path=str(aside))
+            self._folder.set_aside(version, str(error))
 
     async def put(
         self, version: int, upload: Upload, *, activate: bool

@@ -18,6 +18,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
+import structlog
+
 from inference_server.errors import TooLarge
 from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from inference_server.wire.schemas import (
@@ -36,11 +38,18 @@ _COPY_CHUNK_BYTES = 2**20
 _DIGEST_FILE = f"{ADAPTER_WEIGHTS_FILE}.sha256"
 _RETIRED_FILE = "retired"
 _REFUSED_PREFIX = "refused-"
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _VERSION_FOLDER = re.compile(r"policy-([0-9]{6,9})")
+
+_log = structlog.get_logger()
 
 
 class AdapterDamaged(Exception):
     """Files of a version are missing or have changed on disk; the message says which."""
+
+
+class AdapterUnreadable(Exception):
+    """Files of a version cannot be read, because of permissions or a disk's error; they may be whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +151,13 @@ class AdapterFolder:
         return self._root / adapter_name(version)
 
     def commit(self, staged: StagedAdapter, version: int) -> Path:
-        """Renames a staged adapter's folder to its version's name and returns the new path."""
+        """Renames a staged adapter's folder to its version's name and returns the new path.
+
+        What stands there is set aside: a version that could not be read, or not be set aside before.
+        """
         path = self.path_of(version)
+        if os.path.lexists(path):
+            self.set_aside(version, "it was not loaded, and another is uploaded in its place")
         staged.folder.rename(path)
         return path
 
@@ -155,6 +169,22 @@ class AdapterFolder:
     def is_retired(self, version: int) -> bool:
         """Whether `mark_retired` marked a stored version's files."""
         return (self.path_of(version) / _RETIRED_FILE).exists()
+
+    def set_aside(self, version: int, reason: str) -> None:
+        """Renames the files of a version that cannot be served, with a warning; if they cannot be, they stay."""
+        path = self.path_of(version)
+        try:
+            aside = set_aside(path)
+        except OSError as error:
+            _log.warning(
+                "adapter_left_in_place",
+                version=version,
+                reason=reason,
+                path=str(path),
+                problem=error.strerror,
+            )
+        else:
+            _log.warning("adapter_set_aside", version=version, reason=reason, path=str(aside))
 
     def stored_versions(self) -> Sequence[int]:
         """The versions whose files are in the folder, in ascending order."""
@@ -169,6 +199,7 @@ class AdapterFolder:
 
         Raises:
             AdapterDamaged: Files are missing, have changed or are not regular files.
+            AdapterUnreadable: Files cannot be read.
         """
         folder = self.path_of(version)
         weights = folder / ADAPTER_WEIGHTS_FILE
@@ -180,8 +211,10 @@ class AdapterFolder:
             config_json = read_small(folder / ADAPTER_CONFIG_FILE)
             size_bytes = _size_of_file(weights, self._max_weights_bytes)
             sha256 = sha256_of_file(weights)
-        except (OSError, ValueError) as error:
+        except (*_MISSING, ValueError) as error:
             raise AdapterDamaged(str(error)) from error
+        except OSError as error:
+            raise AdapterUnreadable(str(error)) from error
         found = {ADAPTER_WEIGHTS_FILE: sha256, ADAPTER_CONFIG_FILE: sha256_of_bytes(config_json)}
         if found != expected:
             raise AdapterDamaged(f"its files have the digests {found}, expected {expected}")

@@ -15,7 +15,9 @@ import pytest
 from safetensors.torch import save
 from structlog.testing import capture_logs
 
+from inference_server.adapters import storage
 from inference_server.engine import EngineAdapter
+from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.settings.errors import SettingsError
 from tests.contract.client import Client, Restart, adapter_config, adapter_weights
 from tests.contract.fake_engine import FakeEngine
@@ -148,6 +150,53 @@ async def test_what_is_damaged_is_set_aside(
     assert (status["active_version"], status["next_version"]) == (None, 3)
     assert os.path.lexists(state_dir / "refused-policy-000002")
     assert (await restarted.put_adapter(2, weights=adapter_weights(2))).status_code == 201
+
+
+async def test_what_cannot_be_read_stays_and_is_restored_once_it_can(
+    client: Client, restart: Restart, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        await client.put_adapter(version, weights=adapter_weights(version))
+
+    def refuse(path: Path) -> str:
+        if path.parent.name == "policy-000002":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return sha256_of_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "sha256_of_file", refuse)
+        with capture_logs() as lines:
+            again, _ = await restart()
+    (warning,) = (line for line in lines if line["log_level"] == "warning")
+    assert (warning["event"], warning["version"]) == ("adapter_unreadable", 2)
+    assert "Permission denied" in warning["reason"]
+    assert "policy-000002" in warning["reason"]
+    assert [each["version"] for each in (await again.get("/v1/status")).json()["versions"]] == [1]
+    restarted, _ = await restart()
+    assert (await restarted.get("/v1/status")).json()["active_version"] == 2
+    # Whoever pushes it meanwhile does not overwrite it.
+    assert (await again.put_adapter(2, weights=adapter_weights(3))).status_code == 201
+    assert (state_dir / "refused-policy-000002" / WEIGHTS).read_bytes() == save(adapter_weights(2))
+
+
+async def test_what_cannot_be_set_aside_is_not_said_to_be(
+    client: Client, restart: Restart, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.put_adapter(1)
+    path = state_dir / "policy-000001"
+    (path / CONFIG).write_text("{")
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with capture_logs() as lines:
+            restarted, _ = await restart()
+    (warning,) = (line for line in lines if line["log_level"] == "warning")
+    assert warning["event"] == "adapter_left_in_place"
+    assert (warning["path"], warning["problem"]) == (str(path), "Operation not permitted")
+    assert (await restarted.get("/v1/status")).json()["versions"] == []
 
 
 @pytest.mark.parametrize("reason", ["engine", "first completion", "base model"])
