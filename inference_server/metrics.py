@@ -30,7 +30,8 @@ class ServerMetrics:
         )
         self.group_seconds = Histogram(
             "regime_w_group_seconds",
-            "Time from a group's start to its last completion",
+            "Time from a group's start, when it has a place in the engine, to its last completion; its wait for the place "
+            "is not in it",
             buckets=_SECONDS,
             registry=registry,
         )

@@ -99,7 +99,7 @@ TRAINING = (
     )),
     PanelGroup("The server's part", (
         Panel("Groups in flight", min=0, queries=(Query("regime_w_groups_in_flight", "{{priority}}"),)),
-        Panel("Time of a group", "s", min=0, queries=_quantiles("regime_w_group_seconds")),
+        Panel("Time of a group", "s", description="From its start in the engine to its last completion, without its wait for a place.", min=0, queries=_quantiles("regime_w_group_seconds")),
         Panel("Tokens by arm", min=0, queries=(Query("rate(regime_w_completion_tokens_total[1m])", "{{arm}}"),)),
         Panel("Versions and leases", min=0, queries=(
             Query("regime_w_versions", "versions held"),
