@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     except RescoreError as error:
         print(f"regime_w: error: {error}", file=sys.stderr)
         return 2
+    except MemoryError:  # as of a file without line breaks
+        print("regime_w: error: the file does not fit in memory", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("regime_w: interrupted", file=sys.stderr)
         return 130

@@ -228,6 +228,19 @@ def test_an_interrupted_command_is_one_line_and_130(
     assert capsys.readouterr().err == "regime_w: interrupted\n"
 
 
+def test_a_file_that_does_not_fit_in_memory_is_one_line_and_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``/dev/zero`` is one line without an end."""
+
+    def endless(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("regime_w.__main__.rescore_file", endless)
+    assert main(["score", str(tmp_path / "r.jsonl")]) == 2
+    assert capsys.readouterr().err == "regime_w: error: the file does not fit in memory\n"
+
+
 def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["score", "--help"])
