@@ -342,6 +342,8 @@ async def test_a_stream_of_responses_ends_with_the_error_of_its_completion(
 def test_what_messages_refuses_is_logged_in_a_line(error: Exception, has_traceback: bool) -> None:
     from vllm.entrypoints.anthropic import api_router
 
-    record = logging.LogRecord("x", logging.ERROR, "x", 1, "%s", (error,), (None, error, None))
+    record = logging.LogRecord(
+        "x", logging.ERROR, "x", 1, "%s", (error,), (type(error), error, None)
+    )
     assert api_router.logger.filter(record)
     assert bool(record.exc_info) == has_traceback
