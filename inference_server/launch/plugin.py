@@ -26,11 +26,7 @@ from inference_server.launch.watchdog import end_if_hung, kill_processes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
-from inference_server.vllm.guarded_client import (
-    end_requests,
-    guard_client,
-    report_errors_of_streams,
-)
+from inference_server.vllm.guarded_client import end_requests, guard_client
 from inference_server.vllm.http_requests import TrackedRequests, count_beam_searches
 
 _ATTRIBUTE = "regime_w"
@@ -84,7 +80,6 @@ class RegimeWPlugin:
         held_adapters: set[int] = set()
         guard_client(engine_client, held_adapters)
         count_beam_searches()
-        report_errors_of_streams()
         engine = VllmEngine(engine_client, state.openai_serving_models, held_adapters)
         state.regime_w = await Service.start(engine, launch.settings, REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.

@@ -6,16 +6,12 @@ take any number of completions and logprobs in one request, and answer 200 with 
 meanwhile.
 """
 
-import json
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Set
 from contextlib import aclosing, suppress
-from functools import wraps
-from typing import Any, NoReturn
+from typing import Any
 
 import structlog
 from vllm.exceptions import (
-    GenerationError,
     RetryableRequestError,
     VLLMError,
     VLLMNotFoundError,
@@ -28,7 +24,6 @@ from inference_server.vllm.sampling_limits import check_sampling, num_logprobs
 
 _MAX_REASON_CHARS = 200
 _STOPPED = "the engine stopped before the completion ended"
-_ERROR_OF_CHAT = 'data: {"error":'
 
 _log = structlog.get_logger()
 
@@ -120,84 +115,3 @@ def _ending(generate: Callable[..., AsyncGenerator[Any, None]]) -> Any:
                 raise RetryableRequestError(_STOPPED) from error
 
     return generate_to_the_end
-
-
-def report_errors_of_streams() -> None:
-    """Makes the streams of ``/v1/messages`` and ``/v1/responses`` end with the error of a completion that did not end.
-
-    vLLM 0.32 reads that error as a part of the answer, which fails: the client gets pydantic's message or a connection
-    that is cut, the log a traceback. What ``/v1/messages`` refuses is logged in a line too, as on the other routes.
-    """
-    # Not at the top: they take seconds to import, and vLLM's server has done so when it calls this.
-    from vllm.entrypoints.anthropic import api_router  # noqa: PLC0415
-    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages  # noqa: PLC0415
-    from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses  # noqa: PLC0415
-
-    convert = AnthropicServingMessages.message_stream_converter
-    if hasattr(convert, "__wrapped__"):
-        return
-    AnthropicServingMessages.message_stream_converter = _ending_messages(convert)
-    respond = OpenAIServingResponses.responses_stream_generator
-    OpenAIServingResponses.responses_stream_generator = _ending_responses(respond)
-    # Here vLLM makes the JSON that it cannot read.
-    OpenAIServingResponses._convert_generation_error_to_streaming_response = _raise
-    api_router.logger.addFilter(_in_one_line)
-
-
-def _ending_messages(convert: Callable[..., AsyncGenerator[str, None]]) -> Any:
-    @wraps(convert)
-    async def message_stream_converter(
-        serving: Any, generator: AsyncGenerator[str, None]
-    ) -> AsyncGenerator[str, None]:
-        message: str | None = None
-
-        async def without_error() -> AsyncIterator[str]:
-            nonlocal message
-            async for chunk in generator:
-                if chunk.startswith(_ERROR_OF_CHAT):
-                    message = json.loads(chunk.removeprefix("data:"))["error"]["message"]
-                elif message is None:
-                    yield chunk
-
-        async with aclosing(convert(serving, without_error())) as events:
-            async for event in events:
-                yield event
-        if message is not None:
-            error = {"type": "error", "error": {"type": "api_error", "message": message}}
-            yield f"event: error\ndata: {json.dumps(error)}\n\n"
-
-    return message_stream_converter
-
-
-def _ending_responses(respond: Callable[..., AsyncGenerator[Any, None]]) -> Any:
-    @wraps(respond)
-    async def responses_stream_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        from openai.types.responses import ResponseErrorEvent  # noqa: PLC0415 - as above
-
-        num_events = 0
-        async with aclosing(respond(*args, **kwargs)) as events:
-            try:
-                async for event in events:
-                    yield event
-                    num_events += 1
-            except GenerationError as error:
-                yield ResponseErrorEvent(
-                    type="error",
-                    code="server_error",
-                    message=str(error),
-                    param=None,
-                    sequence_number=num_events,
-                )
-
-    return responses_stream_generator
-
-
-def _raise(_: Any, error: GenerationError) -> NoReturn:
-    raise error
-
-
-def _in_one_line(record: logging.LogRecord) -> bool:
-    """Drops the traceback of an error that is the client's answer; the line has its message."""
-    if record.exc_info and isinstance(record.exc_info[1], VLLMError):
-        record.exc_info = None
-    return True

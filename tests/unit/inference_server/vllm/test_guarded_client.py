@@ -1,9 +1,6 @@
 """What vLLM's client cannot queue is refused and forgotten; what a stopping engine cuts off is an error."""
 
 import asyncio
-import json
-import logging
-import warnings
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -272,78 +269,3 @@ async def test_an_http_request_has_so_many_completions_and_logprobs(
         await count({"type": "http", "asks": asks}, None, None)
     assert refused == [False, False, False, True, False, True, False, True, False]
     assert in_flight(client) == ()
-
-
-STOPPED = RetryableRequestError("the engine stopped")
-
-
-@pytest.fixture
-def routes() -> Any:
-    """The classes of vLLM's routes, with their streams' errors mended, also if they have been before."""
-    with warnings.catch_warnings(action="ignore"):  # of what vLLM imports
-        guarded_client.report_errors_of_streams()
-        guarded_client.report_errors_of_streams()
-        from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
-        from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
-    return SimpleNamespace(messages=AnthropicServingMessages, responses=OpenAIServingResponses)
-
-
-async def test_a_stream_of_messages_ends_with_the_error_of_its_completion(
-    routes: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def chat() -> AsyncIterator[str]:
-        error = {"message": str(STOPPED), "type": "InternalServerError", "code": 503}
-        yield f"data: {json.dumps({'error': error})}\n\n"
-        yield "data: [DONE]\n\n"
-
-    serving = routes.messages.__new__(routes.messages)
-    events = [event async for event in serving.message_stream_converter(chat())]
-    error = {"type": "error", "error": {"type": "api_error", "message": str(STOPPED)}}
-    assert events == [f"event: error\ndata: {json.dumps(error)}\n\n"]
-    assert caplog.records == []
-
-
-async def test_a_stream_of_responses_ends_with_the_error_of_its_completion(
-    routes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Serving(routes.responses):  # type: ignore[misc]
-        use_harmony = False
-
-        def __init__(self) -> None:
-            pass
-
-        async def _process_simple_streaming_events(self, *_: Any) -> AsyncIterator[Any]:
-            raise STOPPED
-            yield
-
-    from vllm.entrypoints.openai.responses import serving as module
-
-    class Response:
-        @classmethod
-        def from_request(cls, *_: Any, **__: Any) -> Any:
-            return SimpleNamespace(model_dump=lambda **_: {})
-
-    monkeypatch.setattr(module, "ResponsesResponse", Response)
-    for name in ("ResponseCreatedEvent", "ResponseInProgressEvent"):
-        monkeypatch.setattr(module, name, lambda **values: SimpleNamespace(**values))
-    stream = Serving().responses_stream_generator(None, None, None, None, "m", None, None)
-    *_, last = [event async for event in stream]
-    assert last.model_dump() == {
-        "type": "error",
-        "code": "server_error",
-        "message": str(STOPPED),
-        "param": None,
-        "sequence_number": 2,
-    }
-
-
-@pytest.mark.usefixtures("routes")
-@pytest.mark.parametrize(("error", "has_traceback"), [(STOPPED, False), (ValueError("x"), True)])
-def test_what_messages_refuses_is_logged_in_a_line(error: Exception, has_traceback: bool) -> None:
-    from vllm.entrypoints.anthropic import api_router
-
-    record = logging.LogRecord(
-        "x", logging.ERROR, "x", 1, "%s", (error,), (type(error), error, None)
-    )
-    assert api_router.logger.filter(record)
-    assert bool(record.exc_info) == has_traceback
