@@ -128,14 +128,14 @@ class RankOutOfMemoryError(RankLostError):
 
 
 class DiskFullError(TrainerError):
-    """There is no space left on the disk; what is finished is whole, and the same command resumes."""
+    """There is no space left on the disk; what is finished is whole, and the same command can be started again."""
 
     exit_code = 3
 
     def __init__(self, folder: Path | str):
         super().__init__(
             f"no space left on the disk of {folder}; what is finished in it is whole: free some space, and "
-            "the same command resumes where it stopped"
+            "start the same command again"
         )
 
 

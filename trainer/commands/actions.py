@@ -1,6 +1,8 @@
 """One function per command, run once its settings are read: it checks them first, and imports torch after that."""
 
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 from inference_server.wire.hardware.prerequisites import (
     EXTRAS,
@@ -30,6 +32,7 @@ from trainer.config.sections import (
 )
 from trainer.console.interrupts import leaving_at_interrupt
 from trainer.errors import UsageError
+from trainer.io.disk import raise_disk_full
 from trainer.io.paths import require_folder, require_no_folder
 
 
@@ -37,7 +40,8 @@ def demonstrate(command: DemoCommand) -> None:
     """Run the demo."""
     from trainer.commands.demo import run_demo
 
-    run_demo(command)
+    with raise_disk_full(Path.cwd()):
+        run_demo(command)
 
 
 def train_online(command: TrainCommand) -> None:
@@ -48,7 +52,6 @@ def train_online(command: TrainCommand) -> None:
     check_online(config)
     with leaving_at_interrupt():
         from trainer.console.terminal import CONSOLE_FILE, lasting_output
-        from trainer.io.disk import raise_disk_full
         from trainer.online.setup import train
         from trainer.ppo.leader_and_followers import follow, leading
         from trainer.ranks.process_group import joined_ranks
@@ -87,7 +90,6 @@ def collect(config: CollectConfig) -> None:
     require_no_folder(config.output, field="output")
     with leaving_at_interrupt():
         from trainer.collect.collection import run_collect
-        from trainer.io.disk import raise_disk_full
 
     with raise_disk_full(config.output.parent.absolute()):
         run_collect(config)
@@ -100,7 +102,6 @@ def train_from_file(command: TrainOfflineCommand) -> None:
 
     check_offline(config)
     with leaving_at_interrupt():
-        from trainer.io.disk import raise_disk_full
         from trainer.offline.training import train_offline
 
     with raise_disk_full(config.run.folder):
@@ -115,7 +116,9 @@ def evaluate(config: EvaluationConfig) -> None:
     with leaving_at_interrupt():
         from trainer.evaluation.ask import run_evaluation
 
-    run_evaluation(config)
+    output = config.output
+    with nullcontext() if output is None else raise_disk_full(output.parent.absolute()):
+        run_evaluation(config)
 
 
 def diff(command: DiffCommand) -> None:
@@ -182,7 +185,9 @@ def report(command: ReportCommand) -> None:
     with leaving_at_interrupt():
         from trainer.report.page import report_run
 
-    print(report_run(command.run, Console()))
+    with raise_disk_full(command.run):
+        path = report_run(command.run, Console())
+    print(path)
 
 
 def watch(command: WatchCommand) -> None:
@@ -220,7 +225,8 @@ def dequantize(command: DequantizeCommand) -> None:
         from trainer.model.base_model import save_dequantized
         from trainer.model.device import compute_device
 
-    save_dequantized(command.policy, command.output, compute_device("auto"))
+    with raise_disk_full(command.output.parent.absolute()):
+        save_dequantized(command.policy, command.output, compute_device("auto"))
     print(f"base model in {command.output}")
 
 
@@ -233,7 +239,8 @@ def write_text_model(command: TextModelCommand) -> None:
     with leaving_at_interrupt():
         from trainer.model.base_model import save_language_model
 
-    save_language_model(command.base_model, command.output)
+    with raise_disk_full(command.output.parent.absolute()):
+        save_language_model(command.base_model, command.output)
     print(f"language model in {command.output}")
 
 
@@ -245,6 +252,6 @@ def make_tiny_model(command: TinyModelCommand) -> None:
         from trainer.tiny_model.build import build_tiny_model
 
     output, from_scratch = command.output, command.from_scratch
-    with step_lines("tiny-model") as on_step:
+    with raise_disk_full(output.parent.absolute()), step_lines("tiny-model") as on_step:
         folder = build_tiny_model(output, on_step=on_step, from_scratch=from_scratch)
     print(f"tiny base model in {folder}")

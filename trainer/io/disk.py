@@ -14,7 +14,7 @@ from trainer.errors import DiskFullError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-_FULL_IN_WORDS = ("(os error 28)", "basic_ios::clear: iostream error")
+_FULL_IN_WORDS = (*(f"(os error {code})" for code in _FULL), "basic_ios::clear: iostream error")
 """What safetensors, which writes in Rust, says of a full disk; and what PyTorch's writer says of any write that fails."""
 
 

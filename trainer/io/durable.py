@@ -23,9 +23,14 @@ def write_file(path: Path, data: bytes) -> None:
     """Replace a file by ``data``; its folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with unfinished(path).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            # On a full disk, what is left of it would take the space that is missing.
+            unfinished(path).unlink()
+            raise
     unfinished(path).replace(path)
     fsync(path.parent)
 

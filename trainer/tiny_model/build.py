@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from trainer.errors import UsageError
-from trainer.io.durable import finish_folder, new_folder
+from trainer.io.durable import whole_folder
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.model.base_model import hide_progress_bars
 from trainer.tiny_model.corpus import train_tokenizer
@@ -62,15 +62,11 @@ def build_tiny_model(
             f"output {folder}: has files that are not the tiny model's; name another folder"
         )
     tokenizer, model, is_trained = _model(recipe, on_step, from_scratch=from_scratch)
-    unfinished = new_folder(folder)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    (unfinished / _MANIFEST).write_text(
-        json.dumps(
-            {"digest": digest, "trained_here": is_trained, "recipe": asdict(recipe)}, indent=2
-        )
-    )
-    finish_folder(folder)
+    written = {"digest": digest, "trained_here": is_trained, "recipe": asdict(recipe)}
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        (unfinished / _MANIFEST).write_text(json.dumps(written, indent=2))
     return folder
 
 
