@@ -22,7 +22,7 @@ METRICS_FILE = "metrics.jsonl"
 _YEAR_10000 = 253_402_300_800
 _LIMITS = {
     **dict.fromkeys(("step", "num_steps", "version"), 2**63),
-    **dict.fromkeys(("time", "time/step_s"), _YEAR_10000),
+    **dict.fromkeys(("time", "time/step_s", "time/eval_s"), _YEAR_10000),
 }
 """Metrics that a page shows as numbers of steps or as times; one that is below 0 or not below its limit is damaged."""
 _TAIL_BYTES = 2**20
