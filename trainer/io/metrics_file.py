@@ -26,7 +26,7 @@ _LIMITS = {
 }
 """Metrics that a page shows as numbers of steps or as times; one that is below 0 or not below its limit is damaged."""
 _TAIL_BYTES = 2**20
-"""More than the newest lines have."""
+"""How much of a file's end is looked at first; more than the newest lines have, but for many late evaluations."""
 
 Metrics = dict[str, float]
 """Metrics of one step: names such as ``ppo/approx_kl`` to values."""
@@ -59,12 +59,18 @@ def newest_time(run_folder: Path) -> float | None:
     """When the line of the newest step was written; None if there is no such line, or it lacks its time."""
     try:
         with open(run_folder / METRICS_FILE, "rb", opener=open_plain) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            rows = map(metrics_row, reversed(file.read().splitlines()))
+            size_bytes, tail_bytes = os.fstat(file.fileno()).st_size, _TAIL_BYTES
+            while True:
+                file.seek(max(0, size_bytes - tail_bytes))
+                rows = map(metrics_row, reversed(file.read().splitlines()))
+                newest = next((row for row in rows if row is not None and not is_late(row)), None)
+                if newest is not None:
+                    return newest.get("time")
+                if tail_bytes >= size_bytes:
+                    return None
+                tail_bytes *= 4
     except FileNotFoundError:
         return None
-    newest = next((row for row in rows if row is not None and not is_late(row)), {})
-    return newest.get("time")
 
 
 def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:
