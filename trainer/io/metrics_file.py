@@ -25,6 +25,8 @@ _LIMITS = {
     **dict.fromkeys(("time", "time/step_s", "time/eval_s"), _YEAR_10000),
 }
 """Metrics that a page shows as numbers of steps or as times; one that is below 0 or not below its limit is damaged."""
+_LARGEST = 1e100
+"""More than any metric; sums and squares of many such numbers are finite."""
 _TAIL_BYTES = 2**20
 """How much of a file's end is looked at first; more than the newest lines have, but for many late evaluations."""
 
@@ -119,4 +121,4 @@ def metrics_row(line: bytes) -> Metrics | None:
     except ValidationError:
         return None
     is_whole = "step" in row and all(0 <= row.get(n, 0) < limit for n, limit in _LIMITS.items())
-    return row if is_whole else None
+    return row if is_whole and all(abs(value) <= _LARGEST for value in row.values()) else None

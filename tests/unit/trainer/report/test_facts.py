@@ -54,7 +54,14 @@ def test_a_run_is_running_then_stopped_then_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "impossible", [{"time": 1e18}, {"time": -1e13}, {"time/step_s": 1e308}, {"version": 1e308}]
+    "impossible",
+    [
+        {"time": 1e18},
+        {"time": -1e13},
+        {"time/step_s": 1e308},
+        {"version": 1e308},
+        {"reward/mean": -1e308},
+    ],
 )
 def test_a_line_with_an_impossible_time_or_number_is_damaged(
     impossible: dict[str, float], tmp_path: Path
