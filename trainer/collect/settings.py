@@ -6,6 +6,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import CollectConfig
 from trainer.io.adapter_settings import kept_prompt_format
 from trainer.io.durable import write_file
+from trainer.io.jsonl import truncated_bytes
 from trainer.io.kept_settings import (
     as_toml,
     keep_settings,
@@ -21,12 +22,17 @@ _FREE_SETTINGS = (
 
 
 class CollectSettings:
-    """The settings beside a file of rollouts. Those that a collection without a row has left are ignored."""
+    """The settings beside a file of rollouts. Those that a collection without a complete row has left are ignored."""
 
     def __init__(self, output: Path):
-        """Look for the settings of a file, which must exist."""
+        """Look for the settings of a file, which must exist.
+
+        Raises:
+            DataError: It is not a file of rows.
+        """
         self._path = settings_beside(output)
-        self._are_kept = output.stat().st_size > 0 and self._path.exists()
+        has_rows = truncated_bytes(output) < output.stat().st_size
+        self._are_kept = has_rows and self._path.exists()
 
     def prompt_format(self) -> PromptFormat | None:
         """The kept prompt format; None if no settings are kept."""

@@ -302,6 +302,10 @@ async def test_the_settings_of_a_collection_that_failed_before_its_first_row_hol
     assert found.num_questions == 5
     with pytest.raises(UsageError, match="max_tokens was 256 and is 9"):
         await run(FakeServer(), config(output, rollout={"max_tokens": 9}))
+    # A kill has left the first row torn.
+    output.write_bytes(output.read_bytes()[:20])
+    await run(FakeServer(), config(output, rollout={"max_tokens": 9}))
+    assert len(rows_of(output)) == 40
 
 
 async def test_another_model_has_nothing_to_answer_in_a_finished_file(tmp_path: Path) -> None:
