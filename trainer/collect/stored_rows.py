@@ -13,7 +13,7 @@ from trainer.config.safe_text import shortened
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
 from trainer.io.jsonl import cut_off, read_rows, truncated_bytes
-from trainer.io.run_layout import ROLLOUTS_FOLDER, has_begun
+from trainer.io.run_layout import ROLLOUTS_FOLDER, belongs_to_run
 
 
 class _CollectedRow(BaseModel):
@@ -43,14 +43,14 @@ class CollectedRows:
 
 
 def require_no_run_file(output: Path) -> None:
-    """Refuse a file among the rollouts of a run that has begun, which has its own journal of them.
+    """Refuse a file among the rollouts of a run, which has its own journal of them.
 
     Raises:
         UsageError: Names the folder.
     """
     # Wherever a link or a relative path leads, and in subfolders, too.
     for folder in Path(os.path.realpath(output)).parents:
-        if folder.name == ROLLOUTS_FOLDER and has_begun(folder.parent):
+        if folder.name == ROLLOUTS_FOLDER and belongs_to_run(folder.parent):
             raise UsageError(
                 f"output: {folder} is for the rollouts of the run; choose another output"
             )

@@ -83,6 +83,11 @@ def has_begun(run: Path) -> bool:
     return bool(checkpoint_folders(run)) or (journal.is_file() and journal.stat().st_size > 0)
 
 
+def belongs_to_run(folder: Path) -> bool:
+    """Whether a folder is that of a run: one that can be resumed, or what is left of one, of which there are versions."""
+    return has_begun(folder) or bool(version_folders(folder))
+
+
 def run_of(adapter: Path) -> Path | None:
     """The folder of the run to which an adapter folder belongs by its place; None if it is not in such a place."""
     if adapter.parent.name == ADAPTERS_FOLDER:

@@ -6,7 +6,7 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.errors import UsageError
 from trainer.io.kept_settings import CONFIG_FILE, command_in, lost_settings
 from trainer.io.paths import require_folder
-from trainer.io.run_layout import has_begun, newest_sft_checkpoint, version_folders
+from trainer.io.run_layout import belongs_to_run, newest_sft_checkpoint
 
 
 def require_output(output: Path) -> None:
@@ -23,7 +23,7 @@ def require_output(output: Path) -> None:
     if command != "sft":
         # An SFT would remove them, or go on with them although their settings may be others.
         flaw = "not the settings of an SFT" if path.exists() else "missing"
-        if has_begun(output) or version_folders(output):
+        if belongs_to_run(output):
             raise lost_settings(path, f"{flaw}, and the run has begun")
         if newest_sft_checkpoint(output) is not None:
             raise lost_settings(path, f"{flaw}, and the SFT has begun")
