@@ -4,8 +4,9 @@ A run resumes if it is started again with the configuration that it began with; 
 differ are listed in `FREE_SETTINGS`.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,6 +82,8 @@ steps decides where a linear learning rate ends.)"""
 def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> Iterator[Journal]:
     """Open the folder of a new run, or of one that resumes; no other process can open it within the block.
 
+    If the block refuses to begin a new run in a new folder, the folder is removed.
+
     Args:
         config: The run's configuration.
         must_resume: Whether it is an error if there is no run to resume.
@@ -95,8 +98,12 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
         raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
     if is_new:
         _refuse_to_overwrite(folder / CONFIG_FILE)
+    is_new_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with Journal(folder) as journal:
+    with (
+        _removed_if_refused(folder) if is_new_folder else nullcontext(),
+        Journal(folder) as journal,
+    ):
         if is_new:
             # These files are left from a run whose checkpoints and journal were removed.
             for name in (CONFIG_FILE, BASE_FILE, TRACKER_ID_FILE):
@@ -106,6 +113,17 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
         for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
             remove_unfinished(folder / part)
         yield journal
+
+
+@contextmanager
+def _removed_if_refused(folder: Path) -> Iterator[None]:
+    """Removes the folder after a `UsageError` in the block, unless a run has begun in it."""
+    try:
+        yield
+    except UsageError:
+        if not has_begun(folder):
+            shutil.rmtree(folder)
+        raise
 
 
 def _free_settings(config: TrainConfig | OfflineRunConfig) -> Sequence[str]:

@@ -22,7 +22,7 @@ from trainer.errors import UsageError
 from trainer.io.adapter_settings import base_advice, kept_dtype, kept_prompt_format
 from trainer.io.base_record import BASE_FILE, keep_base, require_same_base
 from trainer.io.durable import fsync_all
-from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings, require_as_kept
 from trainer.io.locks import locked_folder
 from trainer.io.run_layout import CHECKPOINTS_FOLDER, is_finished_sft, newest_sft_checkpoint
 from trainer.model.adapter import attach_adapter
@@ -37,6 +37,9 @@ from trainer.sft.callbacks import FiniteCallback, ProgressCallback, StopCallback
 from trainer.sft.examples import data_sets, longest_tokens
 from trainer.sft.output import require_output
 from trainer.sft.scored_tokens import scoring_completions_only
+
+_FREE_SETTINGS = ("output", "device", "trackers")
+"""Settings that may change between a start and the next."""
 
 
 def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path | None:
@@ -85,7 +88,9 @@ def _train(
     """`run_sft`, once ``auto`` is resolved and no other process can write to the folder."""
     output = config.output
     with stop.waiting():
-        keep_settings(output / CONFIG_FILE, config, free=("output", "device", "trackers"))
+        # They are kept once nothing can be refused any more: until then they bind nobody to them.
+        if (output / CONFIG_FILE).exists():
+            require_as_kept(output / CONFIG_FILE, config, free=_FREE_SETTINGS)
         if is_finished_sft(output):
             say(f"{output} is finished; choose another output for another adapter")
             return output
@@ -99,6 +104,7 @@ def _train(
         progress = ProgressCallback(config, on_step, say)
         trainer.add_callback(progress)
         trainer.add_callback(StopCallback(stop))
+    keep_settings(output / CONFIG_FILE, config, free=_FREE_SETTINGS)
     record.write()
     with progress, scoring_completions_only():
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))

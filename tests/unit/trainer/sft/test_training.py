@@ -221,6 +221,25 @@ def test_a_signal_ends_it_after_the_step_with_a_checkpoint_of_it(
     assert recording.points == logged(asked.output)
 
 
+def test_a_start_that_is_refused_for_its_data_binds_nothing(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    wrong, right = tmp_path / "wrong.jsonl", tmp_path / "right.jsonl"
+    wrong.write_text('{"question": "q", "answer": "none"}\n')
+    rows = [{"question": f"{i} + 1?", "answer": f"It is {i + 1}. #### {i + 1}"} for i in range(40)]
+    right.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = config(tiny_base, tmp_path / "sft", num_evaluation_examples=0)
+
+    def from_file(path: Path) -> SFTRunConfig:
+        return asked.model_copy(update={"data": DataConfig(source=str(path))})
+
+    with pytest.raises(DataError, match=r"wrong\.jsonl:1: "):
+        train(from_file(wrong))
+    assert not asked.output.exists()
+    train(from_file(right))
+    assert (asked.output / "adapter_model.safetensors").exists()
+
+
 def test_a_second_sft_in_the_folder_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     asked, refused, said = config(tiny_base, tmp_path / "sft"), list[str](), list[str]()
 
