@@ -12,7 +12,7 @@ from inference_server.wire.settings.sources import presets, program_name
 from inference_server.wire.standard_streams import open_standard_streams
 from regime_w import RewardConfig
 from regime_w.piped_output import ending_with_the_reader
-from trainer.commands import actions
+from trainer.commands import actions, base_models
 from trainer.commands.completion import FLAG, completion, flags_of
 from trainer.config.loading import fail, load_config
 from trainer.config.sections import (
@@ -104,12 +104,12 @@ COMMANDS = {
     ),
     "dequantize": _Command(
         DequantizeCommand,
-        actions.dequantize,
+        base_models.dequantize,
         "write the base model with the weights that a 4-bit policy computes with, to serve it",
     ),
     "text-model": _Command(
         TextModelCommand,
-        actions.write_text_model,
+        base_models.write_text_model,
         "extract the language model from a model of text and images, to serve and train it",
     ),
     "doctor": _Command(
@@ -118,7 +118,7 @@ COMMANDS = {
         "whether a run can start here: versions, GPU, memory plan, files, server",
     ),
     "tiny-model": _Command(
-        TinyModelCommand, actions.make_tiny_model, "write the demo's base model"
+        TinyModelCommand, base_models.make_tiny_model, "write the demo's base model"
     ),
 }
 """Every command by name."""

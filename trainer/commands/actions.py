@@ -1,7 +1,6 @@
 """One function per command, run once its settings are read: it checks them first, and imports torch after that."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from inference_server.wire.hardware.prerequisites import (
@@ -13,7 +12,6 @@ from trainer.commands.finished import adapter_text, finished_text, sft_text
 from trainer.config.sections import (
     CollectConfig,
     DemoCommand,
-    DequantizeCommand,
     DiffCommand,
     DoctorConfig,
     EvaluationConfig,
@@ -23,8 +21,6 @@ from trainer.config.sections import (
     ReportCommand,
     SampleConfig,
     SFTRunConfig,
-    TextModelCommand,
-    TinyModelCommand,
     TrainCommand,
     TrainConfig,
     TrainOfflineCommand,
@@ -33,7 +29,7 @@ from trainer.config.sections import (
 from trainer.console.interrupts import leaving_at_interrupt
 from trainer.errors import UsageError
 from trainer.io.disk import raise_disk_full
-from trainer.io.paths import require_folder, require_no_folder
+from trainer.io.paths import require_no_folder
 
 
 def demonstrate(command: DemoCommand) -> None:
@@ -116,8 +112,8 @@ def evaluate(config: EvaluationConfig) -> None:
     with leaving_at_interrupt():
         from trainer.evaluation.ask import run_evaluation
 
-    output = config.output
-    with nullcontext() if output is None else raise_disk_full(output.parent.absolute()):
+    # Without an output nothing is written.
+    with raise_disk_full((config.output or Path()).parent.absolute()):
         run_evaluation(config)
 
 
@@ -186,8 +182,7 @@ def report(command: ReportCommand) -> None:
         from trainer.report.page import report_run
 
     with raise_disk_full(command.run):
-        path = report_run(command.run, Console())
-    print(path)
+        print(report_run(command.run, Console()))
 
 
 def watch(command: WatchCommand) -> None:
@@ -214,44 +209,3 @@ def export_policy(command: ExportCommand) -> None:
 
     with sigterm_as_interrupt():
         print(f"exported to {export(command, print)}")
-
-
-def dequantize(command: DequantizeCommand) -> None:
-    """Write the base model with the weights that a 4-bit policy computes with."""
-    from trainer.model.base_files import require_base_model
-
-    require_base_model(command.policy.base_model)
-    with leaving_at_interrupt():
-        from trainer.model.base_model import save_dequantized
-        from trainer.model.device import compute_device
-
-    with raise_disk_full(command.output.parent.absolute()):
-        save_dequantized(command.policy, command.output, compute_device("auto"))
-    print(f"base model in {command.output}")
-
-
-def write_text_model(command: TextModelCommand) -> None:
-    """Extract the language model from a model of text and images."""
-    require_folder(command.output, field="output")
-    from trainer.model.base_files import require_model
-
-    require_model(command.base_model)
-    with leaving_at_interrupt():
-        from trainer.model.base_model import save_language_model
-
-    with raise_disk_full(command.output.parent.absolute()):
-        save_language_model(command.base_model, command.output)
-    print(f"language model in {command.output}")
-
-
-def make_tiny_model(command: TinyModelCommand) -> None:
-    """Write the demo's base model."""
-    require_folder(command.output, field="output")
-    with leaving_at_interrupt():
-        from trainer.console.progress import step_lines
-        from trainer.tiny_model.build import build_tiny_model
-
-    output, from_scratch = command.output, command.from_scratch
-    with raise_disk_full(output.parent.absolute()), step_lines("tiny-model") as on_step:
-        folder = build_tiny_model(output, on_step=on_step, from_scratch=from_scratch)
-    print(f"tiny base model in {folder}")

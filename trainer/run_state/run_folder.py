@@ -4,7 +4,6 @@ A run resumes if it is started again with the configuration that it began with; 
 differ are listed in `FREE_SETTINGS`.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -48,6 +47,7 @@ from trainer.io.run_layout import (
 from trainer.model.dtype import with_dtype
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.journal import Journal
+from trainer.run_state.refused_start import removed_if_refused
 from trainer.run_state.run_adapters import save_adapter
 
 _IN_ALL_RUNS = ("policy", "ppo", "run")
@@ -82,8 +82,6 @@ steps decides where a linear learning rate ends.)"""
 def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> Iterator[Journal]:
     """Open the folder of a new run, or of one that resumes; no other process can open it within the block.
 
-    If the block refuses to begin a new run in a new folder, the folder is removed.
-
     Args:
         config: The run's configuration.
         must_resume: Whether it is an error if there is no run to resume.
@@ -101,7 +99,7 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     is_new_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        _removed_if_refused(folder) if is_new_folder else nullcontext(),
+        removed_if_refused(folder) if is_new_folder else nullcontext(),
         Journal(folder) as journal,
     ):
         if is_new:
@@ -113,17 +111,6 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
         for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
             remove_unfinished(folder / part)
         yield journal
-
-
-@contextmanager
-def _removed_if_refused(folder: Path) -> Iterator[None]:
-    """Removes the folder after a `UsageError` in the block, unless a run has begun in it."""
-    try:
-        yield
-    except UsageError:
-        if not has_begun(folder):
-            shutil.rmtree(folder)
-        raise
 
 
 def _free_settings(config: TrainConfig | OfflineRunConfig) -> Sequence[str]:
