@@ -5,7 +5,7 @@ differ are listed in `FREE_SETTINGS`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +47,6 @@ from trainer.io.run_layout import (
 from trainer.model.dtype import with_dtype
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.journal import Journal
-from trainer.run_state.refused_start import removed_if_refused
 from trainer.run_state.run_adapters import save_adapter
 
 _IN_ALL_RUNS = ("policy", "ppo", "run")
@@ -96,12 +95,8 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
         raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
     if is_new:
         _refuse_to_overwrite(folder / CONFIG_FILE)
-    is_new_folder = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        removed_if_refused(folder) if is_new_folder else nullcontext(),
-        Journal(folder) as journal,
-    ):
+    with Journal(folder) as journal:
         if is_new:
             # These files are left from a run whose checkpoints and journal were removed.
             for name in (CONFIG_FILE, BASE_FILE, TRACKER_ID_FILE):
