@@ -5,14 +5,19 @@ import runpy
 import shlex
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from inference_server.settings import read_settings
 from inference_server.wire.schemas import ArmsRequest
+from inference_server.wire.settings.errors import known_keys
 from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
+from trainer.config.sections import TrainConfig
+from trainer.console.metric_catalog import METRICS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "deploy/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -140,3 +145,42 @@ def toml_of_own_page(key: str) -> str:
 def test_arms_of_the_page_are_arms() -> None:
     arms = tomllib.loads(toml_of_own_page("rollout.arms"))["rollout"]["arms"]
     assert [arm["name"] for arm in arms] == ["brief_0", "careful_0"]
+
+
+def test_the_page_for_users_of_trl_names_what_there_is() -> None:
+    settings, metrics = (ROOT / "docs/trl-and-verl.md").read_text().split("\n## Metrics\n")
+    rows = [row.strip("|").split("|") for row in settings.splitlines() if row.startswith("| ")]
+    sections = "|".join(TrainConfig.model_fields)
+    ours = {key for *_, cell in rows for key in re.findall(rf"`((?:{sections})\.\w+)", cell)}
+    assert len(ours) > 40
+    assert ours - set(known_keys(TrainConfig)) == set()
+    theirs = {name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)}
+    # Of the trainer's own arguments, and of one argument the values.
+    rest = {"model", "reward_funcs", "train_dataset", "eval_dataset", "dapo", "grpo"}
+    assert theirs - arguments_of_trl() == rest
+    shown = {
+        name
+        for row in metrics.splitlines()
+        if row.startswith("| ")
+        for name in re.findall(r"`([\w/]+)`", row.rpartition(" | ")[2])
+    }
+    assert len(shown) > 10
+    assert {
+        name for name in shown if not any(fnmatch(name, metric.key) for metric in METRICS)
+    } == set()
+
+
+def arguments_of_trl() -> set[str]:
+    """The arguments of GRPO and of LoRA, without importing them."""
+    found = set[str]()
+    for package, path in {
+        "trl": "trainer/grpo_config.py",
+        "transformers": "training_args.py",
+        "peft": "tuners/lora/config.py",
+    }.items():
+        spec = find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        source = (Path(spec.origin).parent / path).read_text()
+        found |= set(re.findall(r"^    (\w+): ", source, re.M))
+    return found

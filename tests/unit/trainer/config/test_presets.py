@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[4]
 PRESETS = sorted((ROOT / "deploy/configs").glob("*.toml"))
 FILES = [
     *PRESETS,
-    *(ROOT / f"examples/{name}.toml" for name in ("smollm2", "capitals", "algebra")),
+    *(ROOT / f"examples/{name}.toml" for name in ("smollm2", "capitals", "algebra", "grpo")),
 ]
 POSITIONALS = {
     "diff": ["evaluation.json", "SFT", "PPO"],
