@@ -11,7 +11,7 @@ def sft_adapter(config: SFTRunConfig) -> Path:
     if not (config.output / "adapter_config.json").is_file():
         from trainer.sft.training import run_sft
 
-        run_sft(config, lambda *_, **__: None, lambda line: None)
+        run_sft(config, lambda step, num_steps, loss: None, lambda line: None)
     return config.output
 
 

@@ -1,6 +1,7 @@
 """The trainer's command line. Arguments are parsed before torch is imported, so that --help is quick."""
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from inference_server.wire.hardware.prerequisites import installed_version
 from inference_server.wire.settings.sources import presets, program_name
 from inference_server.wire.standard_streams import open_standard_streams
 from regime_w import RewardConfig
-from regime_w.piped_output import ending_with_the_reader
 from trainer.commands import actions, base_models
 from trainer.commands.completion import FLAG, completion, flags_of
 from trainer.config.loading import fail, load_config
@@ -145,8 +145,25 @@ def _usage(prog: str) -> str:
 def main() -> None:
     """Run a command; if it fails, exit with one line on stderr and the error's exit code."""
     open_standard_streams()
-    with ending_with_the_reader(failed_code=DiskFullError.exit_code):
-        _main()
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader():
+            raise
+        # The reader of the pipe, such as `head`, has closed it. Without the redirection, the interpreter's last flush
+        # would fail and print the error too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _has_no_reader() -> bool:
+    """Whether standard output is a pipe whose reader is gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _main() -> None:

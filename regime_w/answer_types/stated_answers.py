@@ -20,7 +20,7 @@ from regime_w.texts.announcements import (
 from regime_w.texts.blocks import WORK_HEADING
 from regime_w.texts.boxes import are_alternatives, boxes_and_elements, content
 from regime_w.texts.denials import MAX_BEHIND, denial, has_hedge, is_denied, says_instead
-from regime_w.texts.fields import drop_fields_without_value, field_value, is_in_object
+from regime_w.texts.fields import field_value, is_in_object
 from regime_w.texts.marker import MARKER, after_marker
 from regime_w.texts.markup import without_markup
 from regime_w.texts.sentences import first_sentence, last_match, without_outer_marks
@@ -157,9 +157,7 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer | No
         for found in ANSWER_IS.finditer(text)
         if not found["field"] or is_in_object(text, found.start())
     )
-    announced = deque(said, maxlen=_MAX_LOOKED_AT)
-    drop_fields_without_value(announced)
-    for found in reversed(announced):
+    for found in reversed(deque(said, maxlen=_MAX_LOOKED_AT)):
         start, clause = found.end(), clause_start(text, found.start())
         before = text[clause : found.start()]
         if is_stated(before):

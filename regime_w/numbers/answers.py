@@ -30,7 +30,6 @@ from regime_w.texts.blocks import HEADING
 from regime_w.texts.boxes import BOX, boxes_and_elements, content, is_element
 from regime_w.texts.completions import completion_of, struck_number
 from regime_w.texts.denials import MAX_BEHIND, denial, is_rejection, is_unclaimed, is_withdrawal
-from regime_w.texts.fields import drop_fields_without_value
 from regime_w.texts.marker import MARKER, after_marker
 from regime_w.texts.markup import FACTORIAL
 
@@ -163,9 +162,7 @@ def _stated(text: str) -> str | None:
     """What the last claim gives; None if there is no claim or no number follows, empty if it cannot be read."""
     claim: re.Match[str] | None = None
     denied: re.Match[str] | None = None
-    announced = deque(NUMBER_IS.finditer(text), maxlen=_MAX_STATEMENTS)
-    drop_fields_without_value(announced)
-    for stated in announced:
+    for stated in deque(NUMBER_IS.finditer(text), maxlen=_MAX_STATEMENTS):
         before = text[max(0, stated.start() - _BEFORE_STATEMENT) : stated.start()]
         if is_unclaimed(before) or denial(text, stated.end()):
             denied = stated

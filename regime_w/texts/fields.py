@@ -4,7 +4,6 @@ From a text of any length and a place in it to what stands near it.
 """
 
 import re
-from collections import deque
 
 _MAX_BEFORE = 100
 """The most characters before an object that are looked at."""
@@ -21,25 +20,12 @@ _END = re.compile(r"\s{0,8}(?:,\s{0,40}(?=[\"'][^\"'\n]{1,40}[\"']\s{0,4}:)|\}|\
 _JUDGED = re.compile(
     r"[\"'][a-z_ ]{0,20}(?:correct|wrong|right|valid)[a-z_ ]{0,20}[\"']\s*:", re.IGNORECASE
 )
-_WITHOUT_VALUE = re.compile(r"\s*+(?:[,}]|[\"']?\s*+\Z)")
 _BEFORE_OBJECT = re.compile(r"(?:\A|\n)[ \t]{0,8}(?:```(?:json)?\s{0,4})?\Z")
 
 
 def is_in_object(text: str, field: int) -> bool:
     """Whether a field of JSON that begins at ``field`` stands in an object or on a line of its own."""
     return _BEFORE_FIELD.search(text, max(0, field - 2), field) is not None
-
-
-def drop_fields_without_value(announced: deque[re.Match[str]]) -> None:
-    """Drops matches at the end that are fields without a value, where another match stands before them.
-
-    A text that is cut off behind ``"answer":`` gives there no other answer than before.
-    """
-    while len(announced) > 1:
-        last = announced[-1]
-        if not last["field"] or not _WITHOUT_VALUE.match(last.string, last.end()):
-            return
-        announced.pop()
 
 
 def field_value(text: str, start: int) -> tuple[str, str]:

@@ -158,9 +158,8 @@ SFT_METRICS: Mapping[str, str] = {
     "eval_loss": "Loss of the held-out solutions, nats per token",
     "eval_mean_token_accuracy": "mean_token_accuracy of the held-out solutions",
     "eval_entropy": "entropy of the held-out solutions",
-    "time/eval_s": "Seconds of the evaluation of the held-out solutions, which time/step_s does not count",
 }
-"""What the lines of an SFT's ``metrics.jsonl`` have, by TRL's names but for the times, and what it means."""
+"""What the lines of an SFT's ``metrics.jsonl`` have, by TRL's names but for the time, and what it means."""
 
 
 def help_text(key: str) -> str:

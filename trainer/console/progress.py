@@ -3,14 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -18,43 +16,21 @@ from rich.progress import (
 
 _SECONDS_BETWEEN_LINES = 10.0
 
-
-class OnStep(Protocol):
-    """Called after steps of a training."""
-
-    def __call__(
-        self,
-        step: int,
-        num_steps: int,
-        loss: float,
-        /,
-        *,
-        paused_s: float = 0.0,
-        pauses_left_s: float | None = 0.0,
-    ) -> None:
-        """Show the step.
-
-        Args:
-            step: The step.
-            num_steps: Number of all steps.
-            loss: The training loss.
-            paused_s: Seconds that were not spent on steps but on evaluations, since this process began.
-            pauses_left_s: Seconds that evaluations will still take; None if that is not known.
-        """
-
+OnStep = Callable[[int, int, float], None]
+"""Called with the step, the number of steps and the loss."""
 
 OnGroup = Callable[[int], None]
 """Called for each group with its number of tokens."""
 
 
-def bar(console: Console, left: ProgressColumn | None = None) -> Progress:
-    """A progress bar, drawn only on terminals; ``left`` shows the time left, if it is not the one of the speed lately."""
+def bar(console: Console) -> Progress:
+    """A progress bar, drawn only on terminals."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TaskProgressColumn(),
-        left or TimeRemainingColumn(),
+        TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
@@ -79,36 +55,24 @@ def step_lines(name: str, console: Console | None = None) -> Iterator[OnStep]:
     console = console or Console()
     last_line = -_SECONDS_BETWEEN_LINES
     began: tuple[int, float] | None = None
-    """The first step, which is not 1 after a resume, and its time, without pauses."""
-    with bar(console, TextColumn("{task.fields[left]}")) as progress:
-        task = progress.add_task(name, total=None, left="")
+    """The first step, which is not 1 after a resume, and its time."""
+    with bar(console) as progress:
+        task = progress.add_task(name, total=None)
 
-        def on_step(
-            step: int,
-            num_steps: int,
-            loss: float,
-            /,
-            *,
-            paused_s: float = 0.0,
-            pauses_left_s: float | None = 0.0,
-        ) -> None:
+        def on_step(step: int, num_steps: int, loss: float) -> None:
             nonlocal last_line, began
-            now = time.monotonic()
-            first, started = began = began or (step, now - paused_s)
-            left = ""
-            if step > first and pauses_left_s is not None:
-                step_s = (now - paused_s - started) / (step - first)
-                left = f", {duration(step_s * (num_steps - step) + pauses_left_s)} left"
             progress.update(
-                task,
-                description=f"{name} loss {loss:.3f}",
-                total=num_steps,
-                completed=step,
-                left=left.removeprefix(", "),
+                task, description=f"{name} loss {loss:.3f}", total=num_steps, completed=step
             )
+            now = time.monotonic()
+            first, started = began = began or (step, now)
             due = now - last_line >= _SECONDS_BETWEEN_LINES
             if not console.is_terminal and (due or step == num_steps):
                 last_line = now
+                left = ""
+                if step > first:
+                    left_s = (now - started) / (step - first) * (num_steps - step)
+                    left = f", {duration(left_s)} left"
                 console.print(
                     f"{name} step {step}/{num_steps} loss {loss:.4f}{left}", highlight=False
                 )

@@ -80,12 +80,11 @@ def is_locked_folder(folder: Path) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path, *, taken: str) -> Iterator[None]:
-    """Lock a folder within the block; it is created if it is missing, and removed if nothing is written into it.
+    """Lock a folder within the block; it is created if it is missing.
 
     Raises:
         UsageError: Another process has locked it; ``taken`` is the message.
     """
-    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK_FILE
     with FileIO(path, "ab", opener=open_plain) as file:
@@ -94,6 +93,3 @@ def locked_folder(folder: Path, *, taken: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if is_new:
-                with suppress(OSError):  # it holds something
-                    folder.rmdir()

@@ -22,13 +22,13 @@ METRICS_FILE = "metrics.jsonl"
 _YEAR_10000 = 253_402_300_800
 _LIMITS = {
     **dict.fromkeys(("step", "num_steps", "version"), 2**63),
-    **dict.fromkeys(("time", "time/step_s", "time/eval_s"), _YEAR_10000),
+    **dict.fromkeys(("time", "time/step_s"), _YEAR_10000),
 }
 """Metrics that a page shows as numbers of steps or as times; one that is below 0 or not below its limit is damaged."""
 _LARGEST = 1e100
 """More than any metric; sums and squares of many such numbers are finite."""
 _TAIL_BYTES = 2**20
-"""How much of a file's end is looked at first; more than the newest lines have, but for many late evaluations."""
+"""More than the newest lines have."""
 
 Metrics = dict[str, float]
 """Metrics of one step: names such as ``ppo/approx_kl`` to values."""
@@ -61,18 +61,12 @@ def newest_time(run_folder: Path) -> float | None:
     """When the line of the newest step was written; None if there is no such line, or it lacks its time."""
     try:
         with open(run_folder / METRICS_FILE, "rb", opener=open_plain) as file:
-            size_bytes, tail_bytes = os.fstat(file.fileno()).st_size, _TAIL_BYTES
-            while True:
-                file.seek(max(0, size_bytes - tail_bytes))
-                rows = map(metrics_row, reversed(file.read().splitlines()))
-                newest = next((row for row in rows if row is not None and not is_late(row)), None)
-                if newest is not None:
-                    return newest.get("time")
-                if tail_bytes >= size_bytes:
-                    return None
-                tail_bytes *= 4
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            rows = map(metrics_row, reversed(file.read().splitlines()))
     except FileNotFoundError:
         return None
+    newest = next((row for row in rows if row is not None and not is_late(row)), {})
+    return newest.get("time")
 
 
 def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:

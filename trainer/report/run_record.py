@@ -211,15 +211,14 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
 
 
 def _read_config(tables: Mapping[str, Any]) -> TrainConfig | None:
-    """The sections that the report uses; None if this version of the program cannot read the settings.
+    """The sections that the report uses; None if this version of the program cannot read them.
 
     The configuration of `train-offline` has further sections, which are skipped.
     """
-    sections = tables
-    if command_of(tables) == "train-offline":
-        sections = {name: tables[name] for name in TrainConfig.model_fields if name in tables}
     try:
-        return TrainConfig.model_validate(sections)
+        return TrainConfig.model_validate(
+            {name: tables[name] for name in TrainConfig.model_fields if name in tables}
+        )
     except ValidationError:
         return None
 

@@ -164,9 +164,7 @@ def sft_progress(sft: SFTRecord, *, live: bool) -> Iterator[str]:
     if (step_s := _step_s(sft.rows)) is not None:
         yield f"{step_s:.2g} s a step"
         if live and is_running and num_steps is not None and step < num_steps:
-            evaluations_s = _evaluations_left_s(sft, num_steps)
-            if evaluations_s is not None:
-                yield f"about {duration(step_s * (num_steps - step) + evaluations_s)} left"
+            yield f"about {duration(step_s * (num_steps - step))} left"
     if sft.rows and "time" in sft.rows[-1]:
         ended = datetime.fromtimestamp(sft.rows[-1]["time"], UTC)
         yield f"newest line written {ended:%Y-%m-%d %H:%M} UTC"
@@ -176,19 +174,6 @@ def _step_s(rows: list[Metrics]) -> float | None:
     """Seconds of a step lately; None if lines lack it, as those of an older version."""
     seconds = [row["time/step_s"] for row in rows if "time/step_s" in row]
     return statistics.median(seconds[-_TIME_LEFT_OVER:]) if seconds else None
-
-
-def _evaluations_left_s(sft: SFTRecord, num_steps: int) -> float | None:
-    """Seconds that held-out evaluations will still take; None if lines or settings do not say it."""
-    evaluated = [row for row in sft.rows if "eval_loss" in row]
-    if not evaluated:
-        return 0.0
-    seconds = [row["time/eval_s"] for row in evaluated if "time/eval_s" in row]
-    if sft.config is None or not seconds:
-        return None
-    every = sft.config.sft.evaluate_every
-    num_left = num_steps // every - int(evaluated[-1]["step"]) // every
-    return num_left * statistics.median(seconds[-_TIME_LEFT_OVER:])
 
 
 def sft_setup(sft: SFTRecord) -> list[str]:

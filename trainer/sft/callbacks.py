@@ -9,13 +9,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import (
-    IntervalStrategy,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.config.sections import SFTRunConfig
 from trainer.console.metric_catalog import SFT_METRICS
@@ -45,8 +39,6 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """The steps that a killed training has logged after its checkpoint, and whether it logged a held-out loss."""
         self._before = 0, 0.0
         """The step of the line before, or of the start, and when it was written."""
-        self._evaluations_s: list[float] = []
-        """How long each evaluation since the start took."""
 
     def __enter__(self) -> Self:
         """Nothing to do: the trackers are opened when the training begins."""
@@ -100,9 +92,6 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._before = step, now
         if "loss" in logs and step > step_before:
             numbers["time/step_s"] = (now - then) / (step - step_before)
-        if "eval_runtime" in logs:
-            numbers["time/eval_s"] = logs["eval_runtime"]
-            self._evaluations_s.append(logs["eval_runtime"])
         row = {"step": step, "num_steps": num_steps, "time": round(time.time(), 3), **numbers}
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -110,26 +99,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             is_repeated = (step, "eval_loss" in logs) in self._repeated
             self._trackers.log(step, numbers, is_repeated=is_repeated)
         if "loss" in logs:
-            self._on_step(
-                *(step, num_steps, float(logs["loss"])),
-                paused_s=math.fsum(self._evaluations_s),
-                pauses_left_s=self._evaluations_left_s(args, state),
-            )
+            self._on_step(step, num_steps, float(logs["loss"]))
         if "eval_loss" in logs:
             self._say(f"sft step {step}/{num_steps} held-out loss {logs['eval_loss']:.4f}")
-
-    def _evaluations_left_s(self, args: TrainingArguments, state: TrainerState) -> float | None:
-        """How long the evaluations will still take; None if there was none yet since the start.
-
-        A step is evaluated after its loss is logged.
-        """
-        if args.eval_strategy == IntervalStrategy.NO:
-            return 0.0
-        every = self._config.sft.evaluate_every
-        num_left = state.max_steps // every - (state.global_step - 1) // every
-        if num_left and not self._evaluations_s:
-            return None
-        return num_left * self._evaluations_s[-1] if num_left else 0.0
 
 
 class FiniteCallback(TrainerCallback):  # type: ignore[misc]

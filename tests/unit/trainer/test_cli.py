@@ -1,13 +1,11 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
@@ -26,43 +24,22 @@ def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-ROOT = Path(__file__).resolve().parents[3]
-PRINTING = ["--help", "report --help", "--version", "--print-completion bash", "report RUN"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return shutil.copytree(ROOT / "tests/fixtures/verdict/improves", folder)
-
-
-def printed_to(output: BinaryIO, command: str, run: Path) -> tuple[int, str]:
-    """The exit code of a command, and what it says on standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer", *command.replace("RUN", str(run)).split()],
-        stdout=output,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=400,
-    )
-    return done.returncode, done.stderr
-
-
-@pytest.mark.parametrize("command", PRINTING)
-def test_a_reader_that_has_seen_enough_is_no_error(command: str, run: Path) -> None:
+@pytest.mark.parametrize("command", ["--help", "--version", "--print-completion bash"])
+def test_a_reader_that_has_seen_enough_is_no_error(command: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as output:
-        assert printed_to(output, command, run) == (1, "")
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", *command.split()],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=400,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("command", PRINTING)
-def test_output_on_a_full_disk_is_one_line(command: str, run: Path) -> None:
-    with open("/dev/full", "wb", buffering=0) as output:
-        done = printed_to(output, command, run)
-    assert done == (3, "error: standard output: No space left on device\n")
-
-
+ROOT = Path(__file__).resolve().parents[3]
 HELP = {
     "trainer": ("train", "sft", "eval", "sample", "report"),
     **dict.fromkeys((f"trainer {name}" for name in COMMANDS), ("usage: python -m trainer",)),

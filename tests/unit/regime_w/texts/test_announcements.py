@@ -5,7 +5,6 @@ import pytest
 from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.choice import Choice
 from regime_w.answer_types.mathematics import Mathematics
-from regime_w.answer_types.number import Number
 from regime_w.answer_types.text import Text
 from regime_w.texts.fields import field_value
 
@@ -73,35 +72,6 @@ def test_what_announces_none_gives_none(
     text: str, kind: AnswerType, answer: str, other: str
 ) -> None:
     assert kind.extract(text.format(answer, other=other)) is None
-
-
-WITHOUT_VALUE = [
-    '"answer":',
-    '{"answer":',
-    '{"answer": }',
-    '{"answer":}\n```',
-    '{"reasoning": "so", "final_answer": ',
-    '{"answer": , "sure": true}',
-    '{"answer": "',
-    '{"answer": }\n{"answer":',
-]
-
-
-@pytest.mark.parametrize("field", WITHOUT_VALUE)
-@pytest.mark.parametrize(("kind", "answer", "_other"), [*TYPES, (Number(), "5", "7")])
-def test_a_field_without_a_value_takes_no_answer_back(
-    kind: AnswerType, answer: str, _other: str, field: str
-) -> None:
-    """As in a completion that is cut off."""
-    assert kind.extract(f"The answer is {answer}.\n{field}") == kind.read(answer)
-    assert kind.extract(f"The answer is not {answer}.\n{field}") is None
-    if "{" in field:
-        assert kind.extract(f"5 + 2 = 7\n{field}") is None
-
-
-@pytest.mark.parametrize("value", ["null", '""', "[", '"5 or 7"', '"1'])
-def test_a_field_with_another_value_than_a_number_gives_none(value: str) -> None:
-    assert Number().extract(f'The answer is 5.\n{{"answer": {value}') is None
 
 
 @pytest.mark.parametrize("word", ["Reasoning", "Proof", "Verify"])

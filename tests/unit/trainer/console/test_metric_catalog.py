@@ -11,7 +11,7 @@ import pytest
 
 from scripts.dashboard_panels import DASHBOARDS, Dashboard
 from scripts.grafana_dashboard import FOLDER, written
-from trainer.console.metric_catalog import METRICS, SFT_METRICS, curves, help_text, log_line
+from trainer.console.metric_catalog import METRICS, curves, help_text, log_line
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.report.run_charts import CHARTS, run_charts
 
@@ -28,7 +28,7 @@ def keys_in_the_source() -> set[str]:
 
 def test_every_metric_that_a_step_writes_is_declared() -> None:
     assert keys_in_the_source() >= {"reward/mean", "time/wait_s", "eval/low", "sync/mismatch"}
-    assert keys_in_the_source() - KEYS - SFT_METRICS.keys() == set()
+    assert keys_in_the_source() - KEYS == set()
     assert {f"ppo/{field.name}" for field in fields(UpdateMetrics)} - KEYS == set()
 
 

@@ -21,25 +21,6 @@ def test_lines_in_a_log_say_how_long_it_still_takes(
     ]
 
 
-def test_evaluations_count_as_what_they_take_and_without_a_measurement_nothing_is_claimed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    with step_lines("sft") as on_step:
-        for step, pauses_left_s in ((1, None), (11, None), (21, 30.0), (31, 30.0)):
-            # Two seconds a step, and after step 11 an evaluation of half a minute.
-            paused_s = 30.0 * (step > 11)
-            now = 100.0 + 2 * step + paused_s
-            on_step(step, 100, 0.5, paused_s=paused_s, pauses_left_s=pauses_left_s)
-    assert capsys.readouterr().out.splitlines() == [
-        "sft step 1/100 loss 0.5000",
-        "sft step 11/100 loss 0.5000",
-        "sft step 21/100 loss 0.5000, 3 min left",
-        "sft step 31/100 loss 0.5000, 3 min left",
-    ]
-
-
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.4, "0 s"), (99.4, "99 s"), (99.5, "2 min"), (5969, "99 min"), (33120, "9 h 12 min")],

@@ -280,9 +280,6 @@ def test_the_page_says_that_settings_cannot_be_read_without_findings_too(run: Pa
     assert page_of(run).text.count("that it can read") == 1
     (run / "config.toml").write_text("[ppo]\n")
     assert "that it can read" not in page_of(run).text
-    # As a newer version may write it; the other commands do not read it either.
-    (run / "config.toml").write_text("[ppo]\n[nonsense]\nkey = 1\n")
-    assert page_of(run).text.count("that it can read") == 1
 
 
 def test_curves_without_data_are_left_out_and_gaps_stay_gaps(run: Path) -> None:

@@ -21,7 +21,7 @@ NOW = 1798034700.0
 CONFIG = SFTRunConfig(
     policy=PolicyConfig(base_model="models/tiny-base", adapter=Path("runs/first")),
     data=DataConfig(source="mine.jsonl"),
-    sft=SFTConfig(learning_rate=1e-4, evaluate_every=3),
+    sft=SFTConfig(learning_rate=1e-4),
 )
 OLDER = [
     {"step": 0, "eval_loss": 3.0},
@@ -37,8 +37,7 @@ OLDER = [
 
 def newer(row: dict[str, float]) -> dict[str, float]:
     measured = {"mean_token_accuracy": 0.5, "entropy": 1.25}
-    of_steps = {"grad_norm": 3.5, "time/step_s": 2.0, **measured}
-    more = of_steps if "loss" in row else {"time/eval_s": 30.0}
+    more = {"grad_norm": 3.5, "time/step_s": 2.0, **measured} if "loss" in row else {}
     return {**row, **more, "num_steps": 6, "time": NOW + 2 * row["step"]}
 
 
@@ -116,13 +115,7 @@ def test_it_is_running_then_stopped_then_finished(sft: Path) -> None:
     with locked_folder(sft, taken="taken"):
         found = ["step 5 of 6", "running", "2 s a step"]
         assert progress(sft) == [*found, ended]
-        # A step, and an evaluation after it.
-        assert progress(sft, live=True) == [*found, "about 32 s left", ended]
-        write(sft, [{n: row[n] for n in row if n != "time/eval_s"} for row in NEWER[:-1]])
-        assert progress(sft, live=True) == [*found, ended]
-        write(sft, [row for row in NEWER[:-1] if "eval_loss" not in row])
         assert progress(sft, live=True) == [*found, "about 2 s left", ended]
-        write(sft, NEWER[:-1])
     assert progress(sft, live=True)[1] == "not running, stopped before its last step"
     # The adapter is being written as long as there is a checkpoint.
     checkpoint = sft / "checkpoints/checkpoint-6/trainer_state.json"
