@@ -5,11 +5,16 @@ infinity, which JSON does not have and which only some parsers read as numbers.
 """
 
 import json
+import re
 import tomllib
 from collections import Counter
 from typing import Any, NoReturn
 
 _SHOWN_CHARS = 100
+_VALUES_IN_TOML = {"null": '"null"', "None": '"null"', "True": "true", "False": "false"}
+"""Values of JSON and Python, and what stands for them in a TOML file of ours."""
+_FOREIGN_VALUE = re.compile(rf"=\s*({'|'.join(_VALUES_IN_TOML)})\b")
+_LINE_IN_REASON = re.compile(r"\(at line (\d+), ")
 
 
 class JsonFlaw(ValueError):
@@ -52,6 +57,17 @@ def parse_toml(data: bytes) -> dict[str, Any]:
         raise ValueError(f"not UTF-8 (at line {line}); save the file as UTF-8") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{error}{_meant_value(data.decode('utf-8-sig'), str(error))}") from None
+
+
+def _meant_value(text: str, reason: str) -> str:
+    """How TOML writes a value of Python or JSON on the line that the reason names; empty for others."""
+    if found := _LINE_IN_REASON.search(reason):
+        line = text.split("\n")[int(found[1]) - 1]
+        if foreign := _FOREIGN_VALUE.search(line):
+            return f"; TOML has no {foreign[1]}: write {_VALUES_IN_TOML[foreign[1]]}"
+    return ""
 
 
 def check_flaws(text: bytes | str) -> None:

@@ -57,6 +57,8 @@ def test_toml_may_begin_with_the_mark_before_utf_8() -> None:
         (b"a = " + b"[" * 5000, "nested too deeply"),
         (b"a = " + b"9" * 5000, "4300 digits"),
         (b"a = ", "Invalid value"),
+        (b"a = 1\nb = null # off\n", 'column 5); TOML has no null: write "null"'),
+        (b"a = [1, 2]\r\n[t]\r\nb = True\r\n", "column 5); TOML has no True: write true"),
     ],
 )
 def test_what_is_no_toml_is_said_in_one_line(data: bytes, said: str) -> None:

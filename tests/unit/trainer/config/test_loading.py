@@ -622,6 +622,8 @@ def test_every_variable_that_does_not_parse_is_named(
         (["--ppo.beta", "1"], ["--ppo.beta: unknown flag; did you mean --ppo.kl_coef?"]),
         (["--output_dir", "x"], ["did you mean --run.folder?"]),
         (["--rollout.temperature", "1"], ["did you mean --rollout.arms (each arm has a"]),
+        (["--gradient_accumulation_steps=4"], ["ppo.questions_per_mini_batch (the questions of"]),
+        (["--ppo.scale_rewards", "none"], ["did you mean --ppo.advantage?"]),
         (["--sft.num-examples=9"], ["--sft.num-examples: a setting of other commands"]),
         (["--ppo.learning_rate", "fast"], ["ppo.learning_rate", "fast"]),
         (["--ppo.learning_rate"], ["ppo.learning_rate"]),

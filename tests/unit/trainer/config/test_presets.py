@@ -59,6 +59,7 @@ def test_every_command_takes_its_sections_of_a_file(command: str, file: Path) ->
     found = config.model_dump(mode="json")
     for name, section in tomllib.loads(file.read_text()).items():
         assert name in SECTIONS
+        section = {key: None if value == "null" else value for key, value in section.items()}
         if section.get("arms") == "exploring":
             arms = [arm.model_dump(mode="json") for arm in build_exploring_arms()]
             section = {**section, "arms": arms}
