@@ -18,6 +18,7 @@ from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 from trainer.config.sections import TrainConfig
 from trainer.console.metric_catalog import METRICS
+from trainer.run_state.run_folder import FREE_SETTINGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "deploy/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -145,6 +146,13 @@ def toml_of_own_page(key: str) -> str:
 def test_arms_of_the_page_are_arms() -> None:
     arms = tomllib.loads(toml_of_own_page("rollout.arms"))["rollout"]["arms"]
     assert [arm["name"] for arm in arms] == ["brief_0", "careful_0"]
+
+
+def test_the_page_of_long_runs_names_what_may_change_between_starts() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    (paragraph,) = re.findall(r"^\*\*The configuration has changed.*?\n\n", page, re.M | re.S)
+    keys = re.findall(r"`([a-z_.]+)`", paragraph.partition("what it keeps:")[2].partition(". ")[0])
+    assert sorted(keys) == sorted(FREE_SETTINGS)
 
 
 def test_the_page_for_users_of_trl_names_what_there_is() -> None:
