@@ -112,7 +112,7 @@ class RetryingHTTP:
         )
 
     async def aclose(self) -> None:
-        """Close every connection; the server aborts what was in flight on them."""
+        """Close every connection; the server aborts what was in flight on them, and it is not sent again."""
         await self._http.aclose()
 
     async def send(self, body: type[_Body], method: str, path: str, **options: Any) -> _Body:
@@ -202,7 +202,8 @@ class RetryingHTTP:
 
         def wait_before_retry(error: Exception) -> bool | float:
             """Whether a request may be sent again, or how many seconds the server asks to wait before that."""
-            if not isinstance(error, _TRANSIENT):
+            # Closing the connections fails what was in flight on them, which is no outage.
+            if self._http.is_closed or not isinstance(error, _TRANSIENT):
                 return False
             is_full = isinstance(error, _FullError)
             patience = for_full if is_full else for_failing

@@ -7,10 +7,10 @@ trainer. The staleness that PPO accepts decides how many batches it runs ahead.
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig
@@ -27,6 +27,7 @@ from trainer.rollouts.groups import (
 )
 from trainer.rollouts.questions import QuestionBatch, QuestionStream
 
+_T = TypeVar("_T")
 _SPARES_PER_QUESTION = 2
 """Bounds dynamic sampling: with a policy that solves every question, it must not go on asking forever."""
 
@@ -113,7 +114,7 @@ class RolloutPipeline:
                 self._generate_pair(*pair, questions, nth, tally)
                 for pair, nth in zip(pairs, times, strict=True)
             )
-            return [group for pair in await asyncio.gather(*asked) for group in pair]
+            return [group for pair in await _all_or_none(asked) for group in pair]
 
         groups = await ask_all(questions.pairs)
         replaced: list[ScoredGroup] = []
@@ -149,7 +150,7 @@ class RolloutPipeline:
             return [await self._scored(record, group, None, tally)]
         both = record, counterfactual
         asked = (self._generate_group(each, questions, nth, tally) for each in both)
-        first, second = zip(both, await asyncio.gather(*asked), strict=True)
+        first, second = zip(both, await _all_or_none(asked), strict=True)
         return [
             await self._scored(*first, second, tally),
             await self._scored(*second, first, tally),
@@ -184,6 +185,17 @@ class RolloutPipeline:
             return scored
 
         return await asyncio.get_running_loop().run_in_executor(self._scoring, score)
+
+
+async def _all_or_none(coroutines: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """The results of coroutines that run at the same time; if one fails, the others are cancelled before this does."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _earlier_occurrences(ids: Sequence[str]) -> list[int]:

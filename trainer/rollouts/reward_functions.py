@@ -94,12 +94,14 @@ class RewardFunctions:
             try:
                 return self._call_once(name, columns)
             except FunctionFailure as failure:
-                _log.warning(
-                    'event=reward_function_fails function=%s question=%s reason="%s"',
-                    name,
-                    question,
-                    failure.line,
-                )
+                # The end of the run ends a call too, which is no failure of the function.
+                if not self._is_closed:
+                    _log.warning(
+                        'event=reward_function_fails function=%s question=%s reason="%s"',
+                        name,
+                        question,
+                        failure.line,
+                    )
             try:
                 return self._call_once(name, columns)
             except FunctionFailure as failure:

@@ -461,6 +461,35 @@ async def test_one_of_several_is_waited_for_while_it_is_full_and_not_while_it_fa
         assert len(server.requests) == num_requests
 
 
+async def test_a_request_that_closing_cuts_off_is_no_outage_and_not_sent_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Transport(httpx.AsyncBaseTransport):
+        """As the network does it: closing the connections fails the request that waits for an answer."""
+
+        def __init__(self) -> None:
+            self.num_requests = 0
+            self.is_asked, self.is_closed = asyncio.Event(), asyncio.Event()
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            self.num_requests += 1
+            self.is_asked.set()
+            await self.is_closed.wait()
+            raise httpx.ReadError("")
+
+        async def aclose(self) -> None:
+            self.is_closed.set()
+
+    transport = Transport()
+    async with ArmsClient(ServerConfig(url=URL), transport) as client:
+        asked = asyncio.create_task(client.status())
+        await transport.is_asked.wait()
+    with pytest.raises(ServerUnreachableError):
+        await asked
+    assert transport.num_requests == 1
+    assert not caplog.records
+
+
 async def test_a_full_server_is_no_outage(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,7 @@ from trainer.data.counterfactuals import Counterfactuals
 from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
 from trainer.online.pipeline import RolloutPipeline
-from trainer.rollouts.groups import RolloutBatch, score_group
+from trainer.rollouts.groups import RolloutBatch, ScoredGroup, score_group
 from trainer.rollouts.metrics import rollout_metrics
 from trainer.rollouts.questions import QuestionStream
 
@@ -405,6 +405,22 @@ class StuckClient(FakeClient):
                 self.num_cancelled += 1
         await self.stuck.wait()
         return await super().generate(request)
+
+
+def test_a_batch_that_fails_gives_up_its_other_questions_at_once() -> None:
+    def fail(*_: object) -> ScoredGroup:
+        raise KeyError("no reward")
+
+    with start_blocking_portal() as portal:
+        client = portal.call(StuckClient)
+        stream = QuestionStream(RECORDS[:2], seed=0)
+        config = RolloutConfig(questions_per_step=2, max_staleness=0)
+        with RolloutPipeline(
+            versions_for(client, portal), stream, config, REWARD, fail
+        ) as pipeline:
+            with pytest.raises(KeyError, match="no reward"):
+                next_batch(pipeline, version=1, num_needed=1)
+            assert (client.num_stuck, client.num_cancelled) == (1, 1)
 
 
 @pytest.mark.parametrize("fails", [False, True])

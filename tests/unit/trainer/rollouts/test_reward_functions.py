@@ -389,12 +389,15 @@ def error_of_a_score_that_is_left(config: RewardSettings, *, once: Path) -> Rewa
     return error
 
 
-def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_path: Path) -> None:
+def test_leaving_ends_a_call_in_the_middle_and_is_no_failure_of_the_function(
+    function: Callable[..., str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     name = function(f"{COUNT}time.sleep(1e6)")
     config = RewardSettings(functions=(name,), timeout_s=86_000)
     error = error_of_a_score_that_is_left(config, once=tmp_path / "mine.py.calls")
     assert "the run is stopping" in str(error)
     assert (tmp_path / "mine.py.calls").read_text() == "x"
+    assert not caplog.records
 
 
 def test_leaving_does_not_wait_for_a_process_that_loads(tmp_path: Path) -> None:
