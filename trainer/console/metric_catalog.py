@@ -105,7 +105,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ppo/num_optimizer_steps", "Mini-batches that were applied"),
     Metric("ppo/skipped_updates", "Mini-batches without an advantage, in which the policy stayed as it was"),
     Metric("ppo/stopped_early", "1 if ppo.stop_kl ended the step early"),
-    Metric("ppo/policy_frozen", "1 in the critic's warm-up steps"),
+    Metric("ppo/policy_frozen", "1 in the critic's warm-up steps, and in a step without any reward"),
     Metric("sync/mismatch", "Mean |trainer - server| logprob of the completions that prove a push, nats per token", "weight-sync check", "mismatch"),
     Metric("sync/mismatch_max", "Largest |trainer - server| logprob of the completions that prove a push, nats"),
     Metric("sync/noise", "Typical |trainer - server| of a logit in the same completions; the few tokens at the edge of a nucleus do not count"),

@@ -122,6 +122,11 @@ class RunOutput:
         """Record a finished step and print its line."""
         self.record(step, metrics)
         row = {"step": step, **metrics}
+        if metrics.get("rollout/num_trained_samples") == 0:
+            self.say(
+                f"warning: step {step}: no completion has a reward, so nothing was learned: each of "
+                "reward.functions returned None for all"
+            )
         self._progress.update(self._task, completed=step)
         self._recent_s.append(metrics["time/step_s"])
         line = _step_terms(row, verbose=self._verbose)

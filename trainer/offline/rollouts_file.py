@@ -63,9 +63,10 @@ def foreign_warning(mismatch: float) -> str | None:
     """A warning if the file was sampled by another policy than the one that training starts from; else None.
 
     Args:
-        mismatch: Mean |starting policy - file| logprob in the first step, in nats per token.
+        mismatch: Mean |starting policy - file| logprob in the first step, in nats per token; NaN if the step had no
+            samples.
     """
-    if mismatch <= _FOREIGN_NATS:
+    if not mismatch > _FOREIGN_NATS:
         return None
     return (
         f"warning: the file's logprobs differ from those of the policy that training starts from by "

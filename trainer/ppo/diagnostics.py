@@ -15,7 +15,7 @@ from trainer.ppo.losses import PolicyMetrics, ValueMetrics, total
 class UpdateMetrics:
     """Diagnostics of one step; means are over completion tokens unless stated otherwise.
 
-    The critic's fields are NaN without a critic.
+    The critic's fields are NaN without a critic. In a step without samples, what is measured on samples is NaN.
     """
 
     policy_loss: float
@@ -59,7 +59,7 @@ class UpdateMetrics:
     ``ppo.skip_zero_advantages``."""
     stopped_early: bool
     policy_frozen: bool
-    """True in the critic's warm-up steps."""
+    """True in the critic's warm-up steps, and in a step without samples."""
 
     def by_name(self) -> dict[str, float]:
         """The fields under ``ppo/`` names."""
@@ -181,6 +181,33 @@ def update_metrics(
         stopped_early=sums.stopped_early,
         policy_frozen=policy_frozen,
         **_critic_metrics(mini_batches, sums),
+    )
+
+
+def metrics_without_samples(*, kl_coef: float) -> UpdateMetrics:
+    """Diagnostics of a step that had no samples to learn from; ``kl_coef`` is the KL coefficient."""
+    return UpdateMetrics(
+        policy_loss=0.0,
+        approx_kl=0.0,
+        approx_kl_max=0.0,
+        clip_fraction=0.0,
+        dual_clip_fraction=0.0,
+        entropy=math.nan,
+        reference_kl=math.nan,
+        kl_coef=kl_coef,
+        advantage_mean=math.nan,
+        advantage_std=math.nan,
+        importance_weight_mean=math.nan,
+        effective_sample_size=math.nan,
+        sequence_masked=math.nan,
+        logprob_mismatch=math.nan,
+        logprob_mismatch_max=math.nan,
+        logprob_lag=math.nan,
+        policy_grad_norm=0.0,
+        num_optimizer_steps=0,
+        skipped_updates=math.nan,
+        stopped_early=False,
+        policy_frozen=True,
     )
 
 

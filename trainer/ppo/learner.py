@@ -11,12 +11,11 @@ from io import BytesIO
 import torch
 
 from trainer.config.sections import PPOConfig, RunConfig
-from trainer.errors import RewardFunctionError
 from trainer.model.adapter import AdapterState
 from trainer.model.batches.sample import Sample
 from trainer.model.device import halved_if_out_of_memory
 from trainer.model.roles import PolicyRoles, Role
-from trainer.ppo.diagnostics import UpdateMetrics
+from trainer.ppo.diagnostics import UpdateMetrics, metrics_without_samples
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner_state import fingerprint, learner_state, load_learner_state
 from trainer.ppo.update import PPOUpdate
@@ -102,16 +101,17 @@ class Learner:
     ) -> UpdateMetrics:
         """One PPO step: score its samples, then train critic and policy.
 
+        A step without samples, since no completion has a reward, changes nothing.
+
         Args:
             step: Counted from 1.
             groups: The samples of each question.
             proximal: The served weights that generated them.
             learning_rate_scale: A factor on both learning rates.
-            before_update: Called with the step's experience before any weights change.
+            before_update: Called with the step's experience before any weights change; without samples, it is empty.
 
         Raises:
             NonFiniteError: A number is NaN or infinite; the learner is as it was before the step.
-            RewardFunctionError: No completion has a reward, so there are no samples to train on.
             OutOfMemoryError: The step does not fit into the GPU's memory, even with micro-batches of half the
                 size; the learner is as it was before the step.
             RankLostError: Another rank has ended; the learner is as it was before the step.
@@ -119,9 +119,9 @@ class Learner:
         was_announced = False
         groups = [group for group in groups if group]
         if not groups:
-            raise RewardFunctionError(
-                f"step {step}: no completion has a reward: each of reward.functions returned None for all"
-            )
+            # The other ranks, which have no part in it, go on waiting for the next step.
+            before_update([])
+            return metrics_without_samples(kl_coef=self.update.kl.coef)
 
         def scored_and_learned(token_budget: int) -> UpdateMetrics:
             nonlocal was_announced

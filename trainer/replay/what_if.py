@@ -169,8 +169,13 @@ def _compared(recorded: Mapping[str, float], found: Mapping[str, float]) -> str:
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = [name for name in rows[0] if all(name in row for row in rows)]
-    return {name: statistics.fmean(row[name] for row in rows) for name in names}
+    """The mean of each metric over the steps that have it; in a step without any reward, some are NaN or missing."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if not math.isnan(value):
+                found.setdefault(name, []).append(value)
+    return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 def _distance(one: AdapterState, other: AdapterState) -> float:

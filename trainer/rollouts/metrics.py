@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -41,6 +41,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
 
     ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean`` if Regime W is the only one
     of ``reward.functions``; with other functions, ``reward_function/NAME`` is the mean of what each gave, unweighted.
+    Those are left out if no completion has a reward.
 
     Args:
         groups: The groups that train; most metrics are computed over these.
@@ -48,18 +49,13 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
             `_solved_metrics` and `_pair_metrics` are computed over these.
     """
     arms = [arm for group in groups for arm in group.group.arms]
-    rewards = [reward for group in groups for reward in group.earned] or [0.0]
+    rewards = [reward for group in groups for reward in group.earned]
     parts = [part for group in groups for part in _rewarded(group, group.parts)]
     correct = [c for group in asked for c in group.scores.correct or ()]
     answers = [answer for group in groups for answer in group.scores.answers]
     lengths = [len(arm.token_ids) for arm in arms]
     num_truncated = sum(arm.finish_reason is FinishReason.LENGTH for arm in arms)
     metrics: Metrics = {
-        "reward/mean": statistics.fmean(rewards),
-        "reward/std": statistics.pstdev(rewards),
-        "reward/base": _mean(part.base for part in parts),
-        "reward/coherence": _mean(part.coherence for part in parts),
-        "reward/length": _mean(part.length for part in parts),
         "reward/correct": sum(correct) / max(1, len(correct)),
         "reward/answered": sum(answer is not None for answer in answers) / len(answers),
         "rollout/num_samples": len(arms),
@@ -69,6 +65,14 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
+    if rewards:
+        metrics |= {
+            "reward/mean": statistics.fmean(rewards),
+            "reward/std": statistics.pstdev(rewards),
+            "reward/base": statistics.fmean(part.base for part in parts),
+            "reward/coherence": statistics.fmean(part.coherence for part in parts),
+            "reward/length": statistics.fmean(part.length for part in parts),
+        }
     metrics |= _solved_metrics(asked) | _pair_metrics(asked) | _score_metrics(groups)
     for name in {name: None for group in groups for name in group.by_function}:
         given = [r for g in groups for r in g.by_function.get(name, ()) if r is not None]
@@ -154,11 +158,6 @@ def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
 def _rewarded(group: ScoredGroup, values: Sequence[_T]) -> list[_T]:
     """The values of the completions that have a reward."""
     return [value for index, value in enumerate(values) if index not in group.unrewarded]
-
-
-def _mean(values: Iterable[float]) -> float:
-    """The mean; 0 if there are no values."""
-    return statistics.fmean(list(values) or [0.0])
 
 
 def _sum_of_squares(values: Sequence[float]) -> float:

@@ -1,9 +1,9 @@
 """Decides when a served version is checked against what was pushed, and with which completions.
 
 A step's own rollouts prove the version that generated them. This check comes before the step is journaled and
-trained on, so that no unproven rollouts train. A version without rollouts (the version of a run's last step, or one
-that is pushed again when a run resumes) is proven by a probe: it generates the beginnings of answers to several
-training questions.
+trained on, so that no unproven rollouts train. A version without rollouts that train (the version of a run's last
+step, one that is pushed again when a run resumes, or one whose rollouts have no rewards) is proven by a probe: it
+generates the beginnings of answers to several training questions.
 """
 
 import logging
@@ -88,7 +88,7 @@ class Proofs:
         self._proven: set[tuple[int, Origin]] = set()
 
     def prove_rollouts(self, batch: RolloutBatch, mini_batches: Sequence[MiniBatch]) -> None:
-        """Prove a version by the rollouts that are about to train.
+        """Prove a version by the rollouts that are about to train, or by a probe if none of them trains.
 
         Args:
             batch: The rollouts.
@@ -99,6 +99,8 @@ class Proofs:
             OutOfMemoryError: The check does not fit into the GPU's memory, even with passes of half the size.
         """
         published = self._versions.earlier(batch.version)
+        if not mini_batches:
+            return self.prove(published)
         origins = by_origin(batch.groups)
         for origin, groups in origins.items():
             self._require_listed(published, origin)

@@ -565,3 +565,28 @@ def test_a_function_of_the_users_rewards_the_file_and_leaves_a_checkpoint_where_
     function.write_text("def reward(level, **columns):\n    return [l + 1 for l in level]\n")
     train_offline(given)
     assert [(row["step"], row["reward/mean"]) for row in metrics(folder)] == [(1, 3), (2, 4)]
+
+
+def test_a_step_without_any_reward_teaches_nothing(
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    function, folder = tmp_path / "mine.py", tmp_path / "run"
+    function.write_text(
+        "def reward(completions, **columns):\n    return [None for _ in completions]\n"
+    )
+    given = config(
+        policy,
+        write(tmp_path / "rows.jsonl", rows),
+        folder,
+        reward={"functions": [f"{function}:reward"]},
+        run={"folder": folder, "checkpoint_every": 9},
+        offline={"num_epochs": 1},
+    )
+    train_offline(given)
+    said = capsys.readouterr().out
+    assert said.count("no completion has a reward, so nothing was learned") == 2
+    assert "nan" not in said
+    assert [row["ppo/num_optimizer_steps"] for row in metrics(folder)] == [0, 0]

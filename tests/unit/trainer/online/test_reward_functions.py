@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,9 @@ from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.config.sections import TrainConfig
 from trainer.errors import RewardFunctionError
-from trainer.io.metrics_file import read_metrics
+from trainer.io.metrics_file import Metrics, read_metrics
 from trainer.io.run_layout import checkpoint_folders, step_of
+from trainer.online.loop import Training
 from trainer.replay.verify import verify
 from trainer.replay.what_if import what_if
 from trainer.run_state.journal_entries import rollouts_file
@@ -122,16 +124,84 @@ def test_a_function_that_fails_in_the_middle_leaves_a_checkpoint_and_the_run_res
     assert any("from step 1, " in line and "from step 2, " in line for line in said)
 
 
-def test_a_step_without_any_reward_stops_before_it_is_journaled(
-    config: TrainConfig, server: MemoryServer, function: Path
-) -> None:
-    function.write_text(
-        "def reward(completions, **columns):\n    return [None] * len(completions)\n"
+def without_rewards_in_calls(*calls: int) -> str:
+    """The source of a function that has no rewards in some of its calls, counted from 1; a step makes two."""
+    return (
+        "import pathlib\n\ncalls = pathlib.Path(__file__ + '.calls')\n\n\n"
+        "def reward(completions, **columns):\n"
+        "    with calls.open('a') as file:\n        file.write('x')\n"
+        f"    if len(calls.read_text()) in {calls}:\n        return [None] * len(completions)\n"
+        "    return [float(i) for i in range(len(completions))]\n"
     )
+
+
+@pytest.mark.parametrize("advantage", ["gae", "grpo"])
+def test_a_step_without_any_reward_teaches_nothing_and_the_run_goes_on(
+    advantage: str,
+    config: TrainConfig,
+    server: MemoryServer,
+    function: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    function.write_text(without_rewards_in_calls(3, 4))
     config = with_function_alone(config, function)
-    with pytest.raises(RewardFunctionError, match="step 1: no completion has a reward"):
+    ppo = config.ppo.model_copy(update={"advantage": advantage, "critic_warmup_steps": 0})
+    config = config.model_copy(update={"ppo": ppo})
+    folder = config.run.folder
+    train(config, server)
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "warning: step" in line]
+    assert warning == (
+        "warning: step 2: no completion has a reward, so nothing was learned: each of reward.functions returned "
+        "None for all"
+    )
+    _, first, second, third = JournalReader(folder).adapters
+    assert first.sha256 == second.sha256 != third.sha256
+    rows = read_metrics(folder)
+    assert [row["rollout/num_trained_samples"] for row in rows] == [6, 0, 6]
+    assert ["reward/mean" in row for row in rows] == [True, False, True]
+    # Each version is proven, that of the step without rewards by a probe.
+    assert [row["sync/version"] for row in rows] == [0, 1, 2]
+    is_same, said = replayed(folder)
+    assert is_same, said
+    said = []
+    what_if(folder, ["ppo.clip_low=0.1"], from_step=0, say=said.append)
+    assert not any("nan" in line for line in said if line.startswith("mean of"))
+
+
+def test_a_run_resumes_in_and_after_a_step_without_any_reward(
+    config: TrainConfig,
+    server: MemoryServer,
+    function: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    function.write_text(without_rewards_in_calls(1, 2, 5, 6))
+    config = with_function_alone(config, function)
+    # An evaluation would come with a checkpoint.
+    run = config.run.model_copy(update={"evaluate_every": 9})
+    config = config.model_copy(update={"run": run})
+    folder = config.run.folder
+    learn = Training._learn
+
+    def killed(self: Training, step: int, *arguments: Any) -> Metrics:
+        found = learn(self, step, *arguments)
+        if step != NUM_STEPS or len(killed_in) > 0:
+            return found
+        killed_in.append(step)
+        raise KeyError("killed")
+
+    killed_in: list[int] = []
+    monkeypatch.setattr(Training, "_learn", killed)
+    with pytest.raises(KeyError):
         train(config, server)
-    assert JournalReader(config.run.folder).last_step == 0
+    # The journal has the third step, and the newest checkpoint is that of the start.
+    assert JournalReader(folder).last_step == NUM_STEPS
+    assert step_of(checkpoint_folders(folder)[-1]) == 0
+    train(config, server)
+    assert [row["step"] for row in read_metrics(folder)] == [1, 2, 3]
+    start, first, second, third = JournalReader(folder).adapters
+    assert start.sha256 == first.sha256 != second.sha256 == third.sha256
+    is_same, said = replayed(folder)
+    assert is_same, said
 
 
 def test_questions_without_a_reward_are_left_out_and_the_others_train(
