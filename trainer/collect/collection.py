@@ -28,6 +28,7 @@ from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.terminal import print_line
 from trainer.data.context_limit import drop_overlong
+from trainer.data.notices import line_of_more
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.io.base_record import BaseRecord, require_adapter_of
@@ -105,15 +106,10 @@ async def collect(
         config: Questions, model and file.
         client: The server.
         stop: Once it is requested, no further question is requested.
-        say: Gets a line if a collection is resumed.
+        say: Gets a line if a collection is resumed, or if the source has more questions.
     """
     spec = ModelSpec.parse(config.model, field="model")
-    num_records = min(config.limit or config.data.num_questions, config.data.num_questions)
-    data = config.data
-    records = load_records(
-        data.source, Split.TRAIN, num_records=num_records, seed=data.seed, shape=data.shape
-    )
-    output = config.output
+    output, records = config.output, _questions(config, say)
     require_no_run_file(output)
     # Before anything that is read of the file or written beside it.
     with JsonlAppender(output) as file:
@@ -150,6 +146,20 @@ async def collect(
                     num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
                 )
     return found
+
+
+def _questions(config: CollectConfig, say: Callable[[str], None]) -> list[Record]:
+    data, limit = config.data, config.limit
+    num_records = min(limit or data.num_questions, data.num_questions)
+    key = "limit" if num_records == limit else "data.num_questions"
+    return load_records(
+        data.source,
+        Split.TRAIN,
+        num_records=num_records,
+        seed=data.seed,
+        shape=data.shape,
+        on_more=lambda: say(line_of_more(data.source, num_records, key)),
+    )
 
 
 async def _with_prompt_format(

@@ -80,7 +80,7 @@ def fine_tune(config: SFTRunConfig) -> None:
 
 def collect(config: CollectConfig) -> None:
     """Collect rollouts into a file."""
-    from trainer.data.sources import require_source
+    from trainer.data.source_names import require_source
 
     require_source(config.data.source)
     require_no_folder(config.output, field="output")
@@ -106,7 +106,7 @@ def train_from_file(command: TrainOfflineCommand) -> None:
 
 def evaluate(config: EvaluationConfig) -> None:
     """Measure the accuracy of several models."""
-    from trainer.data.sources import require_source
+    from trainer.data.source_names import require_source
 
     require_source(config.data)
     with leaving_at_interrupt():

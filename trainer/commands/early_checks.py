@@ -7,7 +7,7 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfig, TrainConfig
 from trainer.console.trackers import require_trackers
 from trainer.data.held_out import sources_of
-from trainer.data.sources import require_source
+from trainer.data.source_names import require_source
 from trainer.errors import UsageError
 from trainer.export.target import require_outside_versions, require_target
 from trainer.io.kept_settings import CONFIG_FILE, command_in

@@ -84,7 +84,7 @@ class DataConfig(SettingsModel):
     """For answer_type = choice: the column with the list of the choices' texts, which are put below the question as
     A) to Z). Null if the question's text already shows them."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000
-    """Most distinct questions to use. When all were asked, a new shuffle begins."""
+    """Most distinct questions to use, which are the first of the source. When all were asked, a new shuffle begins."""
     seed: Seed = 0
     """Seed of the built-in generator and of the shuffles."""
     curriculum: Annotated[int, Field(ge=1)] | None = None

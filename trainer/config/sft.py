@@ -20,7 +20,7 @@ class SFTConfig(SettingsModel):
     """How the demonstrations are imitated."""
 
     num_examples: Annotated[int, Field(ge=1)] = 2_000
-    """Most demonstrations to use."""
+    """Most demonstrations to use, which are the first of the source."""
     num_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the demonstrations."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4

@@ -14,7 +14,8 @@ from regime_w.counterfactual import reexecuted
 from trainer.config.sections import DataConfig, TrainConfig
 from trainer.data.contamination import question_key
 from trainer.data.context_limit import context_check
-from trainer.data.sources import GENERATED, Record, load_records, normalised, require_source
+from trainer.data.source_names import GENERATED, require_source
+from trainer.data.sources import Record, load_records, normalised
 from trainer.data.word_problems import Split, split_of
 from trainer.errors import DataError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainer.config.data import DataConfig, is_built_in
 from trainer.config.train import TrainConfig
-from trainer.data.sources import require_source
+from trainer.data.source_names import require_source
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 

@@ -1,14 +1,13 @@
 """Questions with gold answers from a file, the Hub, or the generator.
 
-Every command names a source by one string: ``word-problems``, ``one-step-problems``, a file, or a Hub dataset such as
-``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The text of a question
-alone decides which part it is in, so the parts never overlap, however many records are read.
+The text of a question alone decides which part of a source it is in, so the parts never overlap, however many records
+are read.
 """
 
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,22 +22,14 @@ from regime_w.answer_types.choice import with_choices
 from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
 from trainer.data.columns import Row, check_gold, row_type, usable_type
-from trainer.data.files import SUFFIXES, kind_of, read_records
+from trainer.data.files import kind_of, read_records
+from trainer.data.flaws import of_flaws
 from trainer.data.row_fields import named_fields, require_known
-from trainer.data.word_problems import Problem, Split, split_of, word_problems
+from trainer.data.source_names import GENERATED, generated, require_source
+from trainer.data.word_problems import Split, split_of
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, row_error
-from trainer.io.paths import shown_path
 
-GENERATED: Mapping[str, Callable[[Problem], bool]] = {
-    "word-problems": lambda problem: True,
-    # Problems that a chat model of 135 M parameters can learn to solve in minutes.
-    "one-step-problems": lambda problem: len(problem.steps) == 1,
-}
-"""For each built-in source (see `BuiltInSource`), which of the generator's problems belong to it."""
-
-_SHOWN_FLAWS = 3
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
 _WORD = re.compile(r"\w+")
 
 
@@ -82,14 +73,30 @@ def normalised(question: str) -> str:
 
 
 def load_records(
-    source: str, split: Split, *, num_records: int, seed: int = 0, shape: RecordShape = _SHAPE
+    source: str,
+    split: Split,
+    *,
+    num_records: int,
+    seed: int = 0,
+    shape: RecordShape = _SHAPE,
+    on_more: Callable[[], None] = lambda: None,
 ) -> list[Record]:
     """All that `stream_records` reads, at once."""
-    return [*stream_records(source, split, num_records=num_records, seed=seed, shape=shape)]
+    return [
+        *stream_records(
+            source, split, num_records=num_records, seed=seed, shape=shape, on_more=on_more
+        )
+    ]
 
 
 def stream_records(
-    source: str, split: Split, *, num_records: int, seed: int = 0, shape: RecordShape = _SHAPE
+    source: str,
+    split: Split,
+    *,
+    num_records: int,
+    seed: int = 0,
+    shape: RecordShape = _SHAPE,
+    on_more: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
     """Read at most ``num_records`` records of a source, one after the other.
 
@@ -101,6 +108,7 @@ def stream_records(
         num_records: The most records.
         seed: The generator's seed.
         shape: The columns of a file or Hub dataset, and the type of its answers.
+        on_more: Called at the end if a file or Hub dataset, or the named part of it, has more records.
 
     Raises:
         DataError: The source does not exist, is built in but ``shape`` has another type of answers, or has no records;
@@ -123,65 +131,42 @@ def stream_records(
         records = _file_records(Path(name), shape)
     else:
         records = _table_records(name, split, shape)
-    num_found = num_read = 0
+    num_read = 0
     flaws: list[DataError] = []
-    for record in records:
-        num_read += 1
+    found = _of_part(enumerate(records, 1), part)
+    for number, record in islice(found, num_records):
+        num_read = number
         if isinstance(record, DataError):
             flaws.append(record)
-        elif part is None or split_of(normalised(record.question)) is part:
-            num_found += 1
+        else:
             yield record
-        if num_found + len(flaws) == num_records:
-            break
     if flaws:
-        raise _of_flaws(flaws, num_read)
-    if not num_found:
+        raise of_flaws(flaws, num_read)
+    if not num_read:
         raise DataError(f"{source}: no records")
+    if _has_next(found):
+        on_more()
 
 
-def _of_flaws(flaws: Sequence[DataError], num_read: int) -> DataError:
-    if len(flaws) == 1:
-        return flaws[0]
-    shown = [str(flaw) for flaw in flaws[:_SHOWN_FLAWS]]
-    more = f"; and {len(flaws) - len(shown)} more" if len(flaws) > len(shown) else ""
-    return DataError(f"{len(flaws)} of {num_read} records cannot be read: {'; '.join(shown)}{more}")
+def _of_part(
+    records: Iterable[tuple[int, Record | DataError]], part: Split | None
+) -> Iterator[tuple[int, Record | DataError]]:
+    """The records of a part, with their numbers; those that cannot be read belong to every part."""
+    for number, record in records:
+        if (
+            isinstance(record, DataError)
+            or part is None
+            or split_of(normalised(record.question)) is part
+        ):
+            yield number, record
 
 
-def require_source(source: str) -> tuple[str, Split | None]:
-    """The name of a source, and the part of it that is named, if any; nothing is read.
-
-    Raises:
-        DataError: It is neither built in nor a file, and cannot be a Hub dataset; or there is no such part.
-    """
-    name, part = _parse(source)
-    is_of_files = name.lower().endswith((*SUFFIXES, ".gz", ".zst"))
-    # Unlike Path's methods, os.path.isfile does not raise for names that are too long for a file system.
-    if name in GENERATED or os.path.isfile(name) or (_HUB_ID.fullmatch(name) and not is_of_files):
-        return name, part
-    found = "a folder" if os.path.isdir(name) else "no file that exists"
-    if not (os.path.isabs(name) or os.path.isdir(name)):
-        found += f" in {os.getcwd()}"
-    raise DataError(
-        f"data source {shown_path(source)!r} is {found}; name a file (JSONL, JSON, CSV, TSV or Parquet), a Hub dataset "
-        f"such as openai/gsm8k:main, or {' or '.join(map(repr, GENERATED))}"
-    )
-
-
-def _parse(source: str) -> tuple[str, Split | None]:
-    name, mark, part = source.rpartition("#")
-    if not mark or os.path.isfile(source):
-        return source, None
-    if part not in tuple(Split):
-        raise DataError(
-            f"data source {shown_path(source)!r}: '#{shown_path(part)}' is none of {', '.join(Split)}"
-        )
-    return name, Split(part)
-
-
-def generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
-    """Endless distinct problems of a built-in source."""
-    return filter(GENERATED[name], word_problems(split, seed=seed))
+def _has_next(records: Iterator[object]) -> bool:
+    """Whether a source goes on, even if its next records cannot be read: nobody asked for them."""
+    try:
+        return next(records, None) is not None
+    except DataError:
+        return True
 
 
 def _file_records(path: Path, shape: RecordShape) -> Iterator[Record | DataError]:

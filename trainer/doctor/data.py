@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import DoctorConfig
 from trainer.data.held_out import is_on_hub, sources_of
-from trainer.data.sources import load_records, require_source
+from trainer.data.source_names import require_source
+from trainer.data.sources import load_records
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import TrainerError, UsageError
 from trainer.model.prompts import format_problem, load_renderer

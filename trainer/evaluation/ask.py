@@ -56,7 +56,7 @@ async def evaluate(
         config: The models, the questions and how to ask them.
         client: The server.
         on_progress: See `OnProgress`.
-        say: Gets a line if questions are left out because they do not fit the server's context.
+        say: Gets a line if questions are left out: the source has more, or they do not fit the server's context.
 
     Raises:
         UsageError: The configuration cannot be evaluated. Nothing was generated or uploaded.
@@ -66,7 +66,7 @@ async def evaluate(
     _require_arm(config)
     if config.output is not None:
         _require_writable(config.output)
-    records = asked_questions(config)
+    records = asked_questions(config, say)
     status = await client.status()
     base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
     for candidate in candidates:

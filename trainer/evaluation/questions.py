@@ -1,13 +1,14 @@
 """The questions that an evaluation asks, and which of them its models were trained on."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
 from trainer.config.data import RecordShape, is_built_in
 from trainer.config.sections import EvaluationConfig
 from trainer.data.contamination import find_overlap
+from trainer.data.notices import line_of_more
 from trainer.data.sources import Record, load_records, stream_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError, UsageError
@@ -27,8 +28,14 @@ class _TrainedOn:
     """The most questions from its beginning."""
 
 
-def asked_questions(config: EvaluationConfig) -> list[Record]:
+def asked_questions(
+    config: EvaluationConfig, say: Callable[[str], None] = lambda line: None
+) -> list[Record]:
     """The questions that every model is asked.
+
+    Args:
+        config: Names the source.
+        say: Gets a line if the source has more questions.
 
     Raises:
         DataError: They cannot be loaded.
@@ -39,6 +46,7 @@ def asked_questions(config: EvaluationConfig) -> list[Record]:
         num_records=config.num_questions,
         seed=config.data_seed,
         shape=config.data_shape,
+        on_more=lambda: say(line_of_more(config.data, config.num_questions, "num_questions")),
     )
 
 

@@ -20,7 +20,7 @@ from inference_server.wire.base_files import known_fingerprint
 from regime_w import build_prompt
 from trainer.config.safe_text import safe_line, safe_text
 from trainer.config.sections import TrainConfig
-from trainer.data.sources import GENERATED, require_source
+from trainer.data.source_names import GENERATED, require_source
 from trainer.errors import DataError
 from trainer.evaluation.results import Evaluation, ModelResult
 from trainer.evaluation.tables import TextTable, tables_of

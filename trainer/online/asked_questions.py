@@ -12,6 +12,7 @@ from trainer.data.counterfactuals import (
     check_counterfactuals,
 )
 from trainer.data.held_out import require_held_out
+from trainer.data.notices import line_of_more
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.rollouts.questions import QuestionState, QuestionStream
@@ -25,6 +26,8 @@ class LoadedQuestions:
     training: Sequence[Record]
     held_out: Sequence[Record]
     """Those of its evaluations; none if it evaluates nothing."""
+    lines: Sequence[str] = ()
+    """What is to be said of them at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +59,19 @@ def load_questions(config: TrainConfig) -> LoadedQuestions:
     Raises:
         UsageError: They cannot be loaded, or no counterfactual can be made of them where some are asked for.
     """
-    data, run = config.data, config.run
+    data, run, lines = config.data, config.run, list[str]()
+    more = line_of_more(data.source, data.num_questions, "data.num_questions")
     training = load_records(
-        data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed, shape=data.shape
+        data.source,
+        Split.TRAIN,
+        num_records=data.num_questions,
+        seed=data.seed,
+        shape=data.shape,
+        on_more=lambda: lines.append(more),
     )
     check_counterfactuals(config, training)
     if run.evaluate_every is None:
-        return LoadedQuestions(training=training, held_out=())
+        return LoadedQuestions(training=training, held_out=(), lines=lines)
     held_out = load_records(
         require_held_out(data, "run.evaluate_every"),
         Split.HELD_OUT,
@@ -70,7 +79,7 @@ def load_questions(config: TrainConfig) -> LoadedQuestions:
         seed=data.seed,
         shape=data.shape,
     )
-    return LoadedQuestions(training=training, held_out=held_out)
+    return LoadedQuestions(training=training, held_out=held_out, lines=lines)
 
 
 def fitting_questions(
@@ -82,11 +91,12 @@ def fitting_questions(
         loaded: The run's questions.
         config: The run's configuration.
         status: The server's status.
-        lines: Gets lines about the questions that are left out.
+        lines: Gets lines about the questions that are left out, and those of ``loaded``.
 
     Raises:
         UsageError: None fits the context.
     """
+    lines += loaded.lines
     asked = fitting(loaded.training, config.policy.base_model, config.rollout, status, lines.append)
     return AskedQuestions(
         training=SourceQuestions(records=loaded.training, asked=asked),

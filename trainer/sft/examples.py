@@ -17,6 +17,7 @@ from regime_w import ArmSpec
 from trainer.config.sections import SFTRunConfig
 from trainer.console.advice import low_learning_rate
 from trainer.data.demonstrations import load_demonstrations
+from trainer.data.notices import line_of_more
 from trainer.data.sources import Record
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
@@ -56,7 +57,12 @@ def load_data(
     """
     data, sft = config.data, config.sft
     training = load_demonstrations(
-        data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed, shape=data.shape
+        data.source,
+        Split.TRAIN,
+        num_examples=sft.num_examples,
+        seed=data.seed,
+        shape=data.shape,
+        on_more=lambda: say(line_of_more(data.source, sft.num_examples, "sft.num_examples")),
     )
     held_out = None
     if sft.num_evaluation_examples and data.held_out_source is not None:

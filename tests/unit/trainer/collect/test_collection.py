@@ -655,3 +655,18 @@ async def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     assert (server.log, server.asked, output.exists()) == ([], [], False)
     write_base(folder, BaseRecord(base_model="theirs", fingerprint="served"))
     assert (await run(server, config(output, model=str(folder)))).num_questions == 40
+
+
+@pytest.mark.parametrize(("limit", "key"), [(None, "data.num_questions"), (2, "limit"), (4, None)])
+async def test_it_says_that_the_source_has_more_questions(
+    limit: int | None, key: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "mine.jsonl"
+    source.write_text(
+        "".join(f'{{"question": "What is {i}?", "answer": "{i}"}}\n' for i in range(4))
+    )
+    data = {"source": str(source), "num_questions": 4 if limit else 3}
+    await run(FakeServer(), config(tmp_path / "rows.jsonl", limit=limit, data=data))
+    printed = capsys.readouterr().out
+    said = f"{source} has more than {limit or 3} questions"
+    assert (said in printed, f"as {key} says" in printed) == (key is not None, key is not None)

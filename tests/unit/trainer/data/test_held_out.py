@@ -9,7 +9,7 @@ from trainer.commands import early_checks
 from trainer.config.data import BuiltInSource
 from trainer.config.sections import DataConfig, TrainConfig
 from trainer.data.held_out import is_same_source, require_held_out
-from trainer.data.sources import GENERATED
+from trainer.data.source_names import GENERATED
 from trainer.errors import UsageError
 
 MINE, TEST = {"source": "mine.jsonl"}, {"evaluation_source": "test.jsonl"}

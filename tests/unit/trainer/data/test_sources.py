@@ -11,7 +11,8 @@ import zstandard
 from datasets.packaged_modules.json.json import Json
 
 from trainer.data.demonstrations import load_demonstrations
-from trainer.data.sources import GENERATED, Record, load_records, normalised
+from trainer.data.source_names import GENERATED
+from trainer.data.sources import Record, load_records, normalised
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 
