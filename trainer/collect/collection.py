@@ -28,8 +28,8 @@ from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.terminal import print_line
 from trainer.data.context_limit import drop_overlong
-from trainer.data.notices import line_of_more
-from trainer.data.sources import Record, load_records
+from trainer.data.notices import load_with_notices
+from trainer.data.sources import Record
 from trainer.data.word_problems import Split
 from trainer.io.base_record import BaseRecord, require_adapter_of
 from trainer.io.jsonl import JsonlAppender
@@ -106,7 +106,7 @@ async def collect(
         config: Questions, model and file.
         client: The server.
         stop: Once it is requested, no further question is requested.
-        say: Gets a line if a collection is resumed, or if the source has more questions.
+        say: Gets a line if a collection is resumed, and lines about what is left out of its questions.
     """
     spec = ModelSpec.parse(config.model, field="model")
     output, records = config.output, _questions(config, say)
@@ -152,13 +152,14 @@ def _questions(config: CollectConfig, say: Callable[[str], None]) -> list[Record
     data, limit = config.data, config.limit
     num_records = min(limit or data.num_questions, data.num_questions)
     key = "limit" if num_records == limit else "data.num_questions"
-    return load_records(
+    return load_with_notices(
         data.source,
         Split.TRAIN,
         num_records=num_records,
+        key=key,
         seed=data.seed,
         shape=data.shape,
-        on_more=lambda: say(line_of_more(data.source, num_records, key)),
+        say=say,
     )
 
 

@@ -1,5 +1,55 @@
 """Lines that a command prints at its start about what it takes of its questions, and what it leaves out."""
 
+from collections.abc import Callable, Sequence
+
+from trainer.config.data import RecordShape
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import Split
+
+_SHOWN_CHARS = 60
+
+
+def load_with_notices(
+    source: str,
+    split: Split,
+    *,
+    num_records: int,
+    key: str,
+    seed: int,
+    shape: RecordShape,
+    say: Callable[[str], None],
+) -> list[Record]:
+    """As `load_records`; ``say`` gets the lines about the source, and ``key`` is the setting of ``num_records``."""
+    records = load_records(
+        source,
+        split,
+        num_records=num_records,
+        seed=seed,
+        shape=shape,
+        on_more=lambda: say(line_of_more(source, num_records, key)),
+    )
+    for line in record_lines(source, records):
+        say(line)
+    return records
+
+
+def record_lines(source: str, records: Sequence[Record]) -> list[str]:
+    """The lines about what the records of a source have."""
+    return _of_system_messages(source, records)
+
+
+def _of_system_messages(source: str, records: Sequence[Record]) -> list[str]:
+    found = [record.system_message for record in records if record.system_message is not None]
+    if not found:
+        return []
+    text = " ".join(found[0].split())
+    shown = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+    same = f" (all the same: {shown!r})" if len(set(found)) == 1 else ""
+    return [
+        f"data: {len(found)} of {len(records)} questions of {source} have a system message{same}, which is left out, "
+        "since each arm has its own (rollout.arms)"
+    ]
+
 
 def line_of_more(source: str, num_taken: int, key: str) -> str:
     """The line for a source with more questions than are taken, which ``key`` limits."""

@@ -16,6 +16,7 @@ _ANSWERS = ("reward_model.ground_truth",)
 _COMPLETION = "completion"
 """TRL's column for the answer. It is read only if the messages hold no answer, because beside messages with one it may
 hold the text of some model."""
+_SYSTEM_ROLES = ("system", "developer")
 _SHOWN_COLUMNS = 20
 _MISSING = object()
 
@@ -27,13 +28,12 @@ def named_fields(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: There is no such column, or it has messages with more than one question.
     """
     found = dict(row)
-    others: Sequence[str] = _QUESTIONS if shape.question == _DEFAULT.question else ()
-    question = _found(row, shape.question, others, setting="question")
+    question = _found(row, shape.question, _other_questions(shape), setting="question")
     said: Any = _MISSING
     if isinstance(question, list | tuple):
         question, said = _of_messages(question)
     found[shape.question] = question
-    others = _ANSWERS if shape.answer == _DEFAULT.answer else ()
+    others: Sequence[str] = _ANSWERS if shape.answer == _DEFAULT.answer else ()
     if others and said is _MISSING:
         others = (*others, _COMPLETION)
     answer = _found(row, shape.answer, others, setting="answer", otherwise=said)
@@ -43,6 +43,19 @@ def named_fields(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
             shape.choices, _found(row, shape.choices, (), setting="choices")
         )
     return found
+
+
+def system_message(shape: RecordShape, row: Mapping[str, Any]) -> str | None:
+    """The system message of a row whose question `named_fields` takes from messages; None if there is none."""
+    messages = _found(row, shape.question, _other_questions(shape), setting="question")
+    first = messages[0] if isinstance(messages, list | tuple) and messages else None
+    if not isinstance(first, Mapping) or first.get("role") not in _SYSTEM_ROLES:
+        return None
+    return str(first.get("content") or "").strip() or None
+
+
+def _other_questions(shape: RecordShape) -> Sequence[str]:
+    return _QUESTIONS if shape.question == _DEFAULT.question else ()
 
 
 def require_known(shape: RecordShape, row: Mapping[str, Any]) -> None:
@@ -120,7 +133,7 @@ def _of_messages(messages: Sequence[Any]) -> tuple[str, Any]:
     """
     are_messages = all(isinstance(each, Mapping) and "content" in each for each in messages)
     roles = [each.get("role") for each in messages] if are_messages else []
-    begin = 1 if roles[:1] in (["system"], ["developer"]) else 0
+    begin = 1 if roles and roles[0] in _SYSTEM_ROLES else 0
     if roles[begin:] not in (["user"], ["user", "assistant"]):
         shown = ", ".join(map(str, roles[:_SHOWN_COLUMNS])) or "no messages"
         raise ValueError(

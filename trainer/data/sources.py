@@ -8,7 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from trainer.config.data import RecordShape
 from trainer.data.columns import Row, check_gold, row_type, usable_type
 from trainer.data.files import kind_of, read_records
 from trainer.data.flaws import of_flaws
-from trainer.data.row_fields import named_fields, require_known
+from trainer.data.row_fields import named_fields, require_known, system_message
 from trainer.data.source_names import GENERATED, generated, require_source
 from trainer.data.word_problems import Split, split_of
 from trainer.errors import DataError
@@ -47,6 +47,8 @@ class Record:
     question_name: str = field(default="question", compare=False)
     """Name of the question's column in the data, which a reward function may take as an argument."""
     answer_name: str = field(default="answer", compare=False)
+    system_message: str | None = field(default=None, compare=False)
+    """That of the data's conversation, which is not asked: each arm has its own."""
     counterfactual_of: str | None = None
     """Id of the question from which this one differs in one number; None for a question of the source."""
 
@@ -177,11 +179,13 @@ def _file_records(path: Path, shape: RecordShape) -> Iterator[Record | DataError
             if isinstance(line, DataError):
                 raise line
             row = parse_row(row_type(shape), line, where)
+            # A number in JSON may have more digits than a float.
+            written = parse_json(line, parse_int=str, parse_float=str)
             if shape.answer_type != "choice":
-                # A number in JSON may have more digits than a float.
-                written = named_fields(shape, parse_json(line, parse_int=str, parse_float=str))
-                row = row.model_copy(update={"answer": str(written[shape.answer])})
-            yield _record(f"{name}-{number:06d}", row, where, shape)
+                answer = named_fields(shape, written)[shape.answer]
+                row = row.model_copy(update={"answer": str(answer)})
+            record = _record(f"{name}-{number:06d}", row, where, shape)
+            yield replace(record, system_message=system_message(shape, written))
         except DataError as error:
             yield error
 
@@ -202,7 +206,8 @@ def _table_records(source: str, split: Split, shape: RecordShape) -> Iterator[Re
         try:
             require_known(shape, columns)
             row = row_type(shape).model_validate(columns)
-            yield _record(f"{short}-{number:06d}", row, where, shape)
+            record = _record(f"{short}-{number:06d}", row, where, shape)
+            yield replace(record, system_message=system_message(shape, columns))
         except ValidationError as error:
             yield row_error(error, where)
         except DataError as error:

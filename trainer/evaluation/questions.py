@@ -8,8 +8,8 @@ from operator import itemgetter
 from trainer.config.data import RecordShape, is_built_in
 from trainer.config.sections import EvaluationConfig
 from trainer.data.contamination import find_overlap
-from trainer.data.notices import line_of_more
-from trainer.data.sources import Record, load_records, stream_records
+from trainer.data.notices import load_with_notices
+from trainer.data.sources import Record, stream_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError, UsageError
 from trainer.evaluation.candidates import parse_candidates
@@ -35,18 +35,19 @@ def asked_questions(
 
     Args:
         config: Names the source.
-        say: Gets a line if the source has more questions.
+        say: Gets lines about what is left out of them.
 
     Raises:
         DataError: They cannot be loaded.
     """
-    return load_records(
+    return load_with_notices(
         config.data,
         Split.HELD_OUT,
         num_records=config.num_questions,
+        key="num_questions",
         seed=config.data_seed,
         shape=config.data_shape,
-        on_more=lambda: say(line_of_more(config.data, config.num_questions, "num_questions")),
+        say=say,
     )
 
 

@@ -12,7 +12,7 @@ from trainer.data.counterfactuals import (
     check_counterfactuals,
 )
 from trainer.data.held_out import require_held_out
-from trainer.data.notices import line_of_more
+from trainer.data.notices import load_with_notices
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.rollouts.questions import QuestionState, QuestionStream
@@ -60,14 +60,14 @@ def load_questions(config: TrainConfig) -> LoadedQuestions:
         UsageError: They cannot be loaded, or no counterfactual can be made of them where some are asked for.
     """
     data, run, lines = config.data, config.run, list[str]()
-    more = line_of_more(data.source, data.num_questions, "data.num_questions")
-    training = load_records(
+    training = load_with_notices(
         data.source,
         Split.TRAIN,
         num_records=data.num_questions,
+        key="data.num_questions",
         seed=data.seed,
         shape=data.shape,
-        on_more=lambda: lines.append(more),
+        say=lines.append,
     )
     check_counterfactuals(config, training)
     if run.evaluate_every is None:

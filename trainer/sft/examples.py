@@ -17,7 +17,7 @@ from regime_w import ArmSpec
 from trainer.config.sections import SFTRunConfig
 from trainer.console.advice import low_learning_rate
 from trainer.data.demonstrations import load_demonstrations
-from trainer.data.notices import line_of_more
+from trainer.data.notices import line_of_more, record_lines
 from trainer.data.sources import Record
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
@@ -85,7 +85,8 @@ def load_data(
         None if held_out is None else SourceQuestions(records=held_out, asked=held_out),
         consequence="the steps to come learn from what is there now",
     )
-    for line in (*(f"warning: {each}" for each in advice), *record.lines):
+    notices = record_lines(data.source, training)
+    for line in (*notices, *(f"warning: {each}" for each in advice), *record.lines):
         say(line)
     return training, held_out, record
 

@@ -88,3 +88,40 @@ def test_every_command_says_that_it_takes_the_first_questions(tmp_path: Path) ->
         assert keys[name] in line
     built_in = lines_of_starts({"source": "word-problems"}, tmp_path / "other")
     assert [line for lines in built_in.values() for line in lines if "first 3" in line] == []
+
+
+def conversation(system: str | None, i: int) -> dict[str, Any]:
+    said = [] if system is None else [{"role": "system", "content": system}]
+    asked = {"role": "user", "content": f"What is {i}?"}
+    return {"messages": [*said, asked, {"role": "assistant", "content": f"#### {i}"}]}
+
+
+@pytest.mark.parametrize(
+    ("systems", "said"),
+    [
+        ([None, "", " "], None),
+        (
+            ["Be brief.", None, "Be  long."],
+            "2 of 3 questions of SOURCE have a system message, which",
+        ),
+        (
+            ["Be brief."] * 3,
+            "3 of 3 questions of SOURCE have a system message (all the same: 'Be brief.'), which",
+        ),
+        (["long " * 50] * 3, f"(all the same: '{'long ' * 12}…'), which is left out"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_every_command_says_that_system_messages_are_left_out(
+    kind: str, systems: list[str | None], said: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / f"mine.{kind}"
+    rows = [conversation(system, i) for i, system in enumerate(systems)]
+    if kind == "parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    else:
+        written(path, rows)
+    for lines in lines_of_starts({"source": str(path)}, tmp_path / "sft").values():
+        found = [line for line in lines if "system message" in line]
+        assert len(found) == (said is not None)
+        assert said is None or said.replace("SOURCE", str(path)) in found[0]
