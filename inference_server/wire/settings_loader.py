@@ -70,7 +70,9 @@ def load_settings(
     ]
     if lines:
         raise SettingsError(*lines)
-    lines = [] if program.allow_unknown_flags else unknown_flags(unknown, model, keys, rest)
+    lines = []
+    if not program.allow_unknown_flags:
+        lines += unknown_flags(unknown, model, keys, rest, program.inherited)
     lines += unknown_variables(variables(), keys, program.other_keys)
     tables = {}
     for name, values in _merged(others).items():

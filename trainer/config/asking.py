@@ -127,6 +127,7 @@ class EvaluationConfig(CommandConfig):
             answer=self.data_answer,
             choices=self.data_choices,
             answer_type=self.data_answer_type,
+            key_prefix="--data_",
         )
 
 

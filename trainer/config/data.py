@@ -27,6 +27,8 @@ class RecordShape:
     answer: str = "answer"
     choices: str | None = None
     answer_type: AnswerTypeName = "number"
+    key_prefix: str = "data."
+    """What the command's keys for these have before their names, for messages."""
 
     def __post_init__(self) -> None:
         """Check that the columns differ.

@@ -28,7 +28,9 @@ def named_fields(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: There is no such column, or it has messages with more than one question.
     """
     found = dict(row)
-    question = _found(row, shape.question, _other_questions(shape), setting="question")
+    question = _found(
+        row, shape.question, _other_questions(shape), key=f"{shape.key_prefix}question"
+    )
     said: Any = _MISSING
     if isinstance(question, list | tuple):
         question, said = _of_messages(question)
@@ -36,18 +38,20 @@ def named_fields(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
     others: Sequence[str] = _ANSWERS if shape.answer == _DEFAULT.answer else ()
     if others and said is _MISSING:
         others = (*others, _COMPLETION)
-    answer = _found(row, shape.answer, others, setting="answer", otherwise=said)
+    answer = _found(row, shape.answer, others, key=f"{shape.key_prefix}answer", otherwise=said)
     found[shape.answer] = _of_answer(answer) if isinstance(answer, list | tuple) else answer
     if shape.choices is not None:
         found[shape.choices] = _of_text(
-            shape.choices, _found(row, shape.choices, (), setting="choices")
+            shape.choices, _found(row, shape.choices, (), key=f"{shape.key_prefix}choices")
         )
     return found
 
 
 def system_message(shape: RecordShape, row: Mapping[str, Any]) -> str | None:
     """The system message of a row whose question `named_fields` takes from messages; None if there is none."""
-    messages = _found(row, shape.question, _other_questions(shape), setting="question")
+    messages = _found(
+        row, shape.question, _other_questions(shape), key=f"{shape.key_prefix}question"
+    )
     first = messages[0] if isinstance(messages, list | tuple) and messages else None
     if not isinstance(first, Mapping) or first.get("role") not in _SYSTEM_ROLES:
         return None
@@ -76,7 +80,7 @@ def _found(
     name: str,
     others: Sequence[str],
     *,
-    setting: str,
+    key: str,
     otherwise: Any = _MISSING,
 ) -> Any:
     for each in (name, *others):
@@ -86,7 +90,7 @@ def _found(
         return otherwise
     columns = ", ".join(map(str, list(row)[:_SHOWN_COLUMNS])) or "none"
     raise ValueError(
-        f"no column {name!r}: set data.{setting} to a column that there is (columns: {columns})"
+        f"no column {name!r}: set {key} to a column that there is (columns: {columns})"
     )
 
 

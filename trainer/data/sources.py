@@ -121,7 +121,7 @@ def stream_records(
         if shape.answer_type != NUMBER.name:
             raise DataError(
                 f"data source {source!r} has answers of the type number, not {shape.answer_type} as "
-                "data.answer_type says: name a source of your own"
+                f"{shape.key_prefix}answer_type says: name a source of your own"
             )
         split = split if part is None else part
         for i, p in enumerate(islice(generated(name, split, seed), num_records)):

@@ -1,7 +1,8 @@
 """Messages about a command line that cannot be read."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -27,6 +28,7 @@ def unknown_flags(
     model: type[BaseModel],
     other_keys: Collection[str] = (),
     arguments: Sequence[str] = (),
+    inherited: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """One line for each unknown flag, or else one for a surplus argument.
 
@@ -35,7 +37,9 @@ def unknown_flags(
         model: The program's settings.
         other_keys: Keys of other programs, which this one does not read.
         arguments: The whole command line.
+        inherited: Keys of the model that default to another program's key: own key → ``section.key``.
     """
+    own_names = {dotted: name for name, dotted in inherited.items()}
     without_flag = positionals(model)
     keys = set(known_keys(model))
     lines = []
@@ -44,7 +48,7 @@ def unknown_flags(
         if key not in other_keys or key in without_flag:
             lines.append(f"{flag}: unknown flag{_meant(flag, keys, without_flag)}")
             continue
-        own = key.rpartition(".")[2]
+        own = own_names.get(key, key.rpartition(".")[2])
         advice = "of no use to this one; leave it out"
         if own in keys:
             advice = f"here it is {own.upper() if own in without_flag else f'--{own}'}"

@@ -57,6 +57,8 @@ MISTAKES = {
     "trainer train --ppo.adaptive_kl=maybe": "--ppo.adaptive_kl: true or false, not 'maybe'",
     "trainer train --hos 0.0.0.0": "--hos: unknown flag",
     "trainer sample --rollout.arms recipe": "--rollout.arms: a setting of other commands; here it is --arms",
+    "trainer eval --data.answer solution": "--data.answer: a setting of other commands; here it is --data_answer",
+    "trainer eval --data.evaluation_source x.jsonl": "a setting of other commands; here it is --data",
     "trainer replay --run runs/x": "--run: unknown flag; give RUN without a flag in front of it",
     "trainer replay --runs runs/x": "--runs: unknown flag; give RUN without a flag in front of it",
     "trainer replay --run=runs/x": "are required: RUN; give RUN without a flag in front of it",

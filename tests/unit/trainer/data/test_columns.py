@@ -18,6 +18,7 @@ from trainer.data.demonstrations import load_demonstrations
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
+from trainer.evaluation.questions import asked_questions
 from trainer.io.adapter_settings import training_data
 
 CHOICES = ["Paris", "London", "Rome", "Berlin"]
@@ -363,3 +364,10 @@ def test_an_answer_that_is_no_label_is_refused(labels: list[str], tmp_path: Path
     choices = {"text": CHOICES, "label": labels}
     with pytest.raises(DataError, match=r"answerKey 'E' is not one of the labels of choices"):
         load(tmp_path, ARC, {"question": "?", "choices": choices, "answerKey": "E"})
+
+
+def test_a_missing_column_is_said_with_the_key_of_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "1?", "solution": "1"}')
+    with pytest.raises(DataError, match="no column 'answer': set --data_answer to a column"):
+        asked_questions(EvaluationConfig(data=str(path)))
