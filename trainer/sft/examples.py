@@ -85,7 +85,7 @@ def load_data(
         None if held_out is None else SourceQuestions(records=held_out, asked=held_out),
         consequence="the steps to come learn from what is there now",
     )
-    notices = record_lines(data.source, training)
+    notices = record_lines(data.source, training, data.shape)
     for line in (*notices, *(f"warning: {each}" for each in advice), *record.lines):
         say(line)
     return training, held_out, record

@@ -125,3 +125,42 @@ def test_every_command_says_that_system_messages_are_left_out(
         found = [line for line in lines if "system message" in line]
         assert len(found) == (said is not None)
         assert said is None or said.replace("SOURCE", str(path)) in found[0]
+
+
+SHOWN = (
+    "(A) {} (B) {}",
+    "A) {}\nB) {}",
+    "A. {}\nB. {}",
+    "A: {}, B: {}",
+    "a) {} b) {}",
+    "**A.** {}\n**B.** {}",
+)
+
+
+@pytest.mark.parametrize(
+    ("questions", "is_said"),
+    [
+        *(([f"Which one is it? {shown}"] * 3, False) for shown in SHOWN),
+        (["Which one is it?\n\nA {}\nB {}"], False),
+        (["Is this a good film?", "Was it plan A. Or not?", "A: {} B: {}"], True),
+        (["Is this a good film?", "Or A) {} B) {}?"], False),
+    ],
+)
+def test_choices_that_are_not_shown_are_said(
+    questions: list[str], is_said: bool, tmp_path: Path
+) -> None:
+    rows = [
+        {"question": f"{i}: {question.format(10 + i, 20 + i)}", "answer": "B"}
+        for i, question in enumerate(questions)
+    ]
+    source = str(written(tmp_path / "mine.jsonl", rows))
+    data = {"source": source, "answer_type": "choice"}
+    for name, lines in lines_of_starts(data, tmp_path / "sft").items():
+        found = [line for line in lines if "show no choices" in line]
+        assert len(found) == is_said
+        key = "--data_choices" if name == "eval" else "data.choices"
+        assert not is_said or (found[0].startswith("warning: 2 of 3") and key in found[0])
+    listed = {"choices": "listed", **data}
+    written(Path(source), [{**row, "listed": ["x", "y"]} for row in rows])
+    for lines in lines_of_starts(listed, tmp_path / "other").values():
+        assert [line for line in lines if "show no choices" in line] == []
