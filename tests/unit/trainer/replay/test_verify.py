@@ -376,3 +376,15 @@ def test_a_change_can_be_of_any_type(recorded: Path) -> None:
     )
     ppo = config.ppo
     assert (ppo.dual_clip, ppo.adaptive_kl, ppo.num_epochs, ppo.clip_high) == (None, False, 2, 0.3)
+
+
+def test_a_replay_whose_rollouts_were_deleted_names_the_first_step_that_works(run: Path) -> None:
+    rollouts_file(run, 1).unlink()
+    fix = "step-000001.jsonl, which is gone: give --from 2, the first checkpoint"
+    with pytest.raises(UsageError, match=fix):
+        replayed(run, from_step=1)
+    is_same, said = replayed(run, from_step=2)
+    assert is_same, said
+    rollouts_file(run, 4).unlink()
+    with pytest.raises(UsageError, match="gone: no kept checkpoint has the rollouts of all steps"):
+        replayed(run)
