@@ -137,6 +137,7 @@ async def collect(
             RewardFunctions(config.reward) as functions,
             group_lines("collect", num_done=num_stored, num_total=num_total) as shown,
         ):
+            functions.require_columns(missing)
             async with _asked(spec, client, status) as model:
                 await _ask_all(
                     missing,

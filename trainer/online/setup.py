@@ -112,6 +112,7 @@ def _open_training(
 ) -> Iterator[Training]:
     """The restored run with everything that its loop needs; all of it is closed when the block ends."""
     run, loaded = config.run, load_questions(config)
+    functions.require_columns(loaded.training)
     with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
@@ -136,8 +137,7 @@ def _open_training(
             versions, learner, config, records, server_dtype=status.base_dtype, past=past
         )
         record = QuestionRecord(run.folder, config.data, asked.training, asked.held_out)
-        lines += record.lines
-        for line in lines:
+        for line in (*lines, *record.lines):
             output.say(line)
         restored = restore(config, newest, journal, learner, output.say)
         with stop.waiting():

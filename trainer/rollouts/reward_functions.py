@@ -6,7 +6,7 @@ first has ended. A second failure is an error with the function's traceback.
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from inference_server.wire.schemas import ArmGroup
@@ -16,9 +16,13 @@ from trainer.config.rollout import REGIME_W, RewardSettings
 from trainer.data.sources import Record
 from trainer.errors import RewardFunctionError, UsageError
 from trainer.rollouts.groups import ScoredGroup, score_group, with_functions
-from trainer.rollouts.reward_process import FunctionFailure, FunctionProcess
-from trainer.rollouts.reward_worker import source_of, source_sha256
+from trainer.rollouts.reward_process import FunctionFailure, FunctionProcess, LoadedFunction
+from trainer.rollouts.reward_sources import source_of, source_sha256
 
+_ARGUMENTS = ("prompts", "completions", "completion_ids", "question", "answer", "arm")
+"""The arguments of every call, besides the columns of the data."""
+_ONLY_TRL = ("trainer_state", "log_metric", "log_extra")
+"""Arguments that TRL passes in addition."""
 _DIGITS = 12
 """Digits of a digest to show."""
 
@@ -40,13 +44,14 @@ class RewardFunctions:
         self._lock = threading.Lock()
         self._worker: FunctionProcess | None = None
         self._is_closed = False
+        self._loaded: Mapping[str, LoadedFunction] = {}
 
     def __enter__(self) -> Self:
         """Load the functions.
 
         Raises:
             UsageError: A function's file or module does not exist.
-            RewardFunctionError: A function cannot be imported.
+            RewardFunctionError: A function cannot be imported, or needs an argument that it would not be passed.
         """
         for name in self._own:
             if source_of(name) is None:
@@ -65,6 +70,24 @@ class RewardFunctions:
         with self._lock:
             if self._worker is not None:
                 self._worker.close()
+
+    def require_columns(self, records: Iterable[Record]) -> None:
+        """Check that each function can be called with the columns of each record.
+
+        Raises:
+            RewardFunctionError: A function has an argument without default that a record has no column for, or takes
+                no argument for a column.
+        """
+        for record in records:
+            others = [name for name in record.named_columns if name not in _ARGUMENTS]
+            for name, function in self._loaded.items():
+                passed = (*_ARGUMENTS, *others)
+                if flaw := _flaw(
+                    function, passed, [n for n in function.required if n not in passed]
+                ):
+                    raise RewardFunctionError(
+                        f"reward.functions: {name} {flaw}; for question {record.id!r} it is passed {', '.join(passed)}"
+                    )
 
     def score(
         self,
@@ -126,7 +149,14 @@ class RewardFunctions:
         if self._is_closed:
             worker.kill()
         try:
-            sources = worker.loaded()
+            loaded = worker.loaded()
+            sources = {n: found.sha256 for n, found in loaded.items() if found.sha256 is not None}
+            for name, found in loaded.items():
+                if flaw := _flaw(found, _ARGUMENTS, [n for n in found.required if n in _ONLY_TRL]):
+                    raise RewardFunctionError(
+                        f"reward.functions: {name} {flaw}; it is passed {', '.join(_ARGUMENTS)} and the other columns "
+                        "of the data"
+                    )
             if changed := [
                 name for name in self.sources if self.sources[name] != sources.get(name)
             ]:
@@ -140,7 +170,18 @@ class RewardFunctions:
             if self._is_closed:
                 raise FunctionFailure("the run is stopping", "") from None
             raise
-        self.sources = sources
+        self.sources, self._loaded = sources, loaded
+
+
+def _flaw(function: LoadedFunction, passed: Iterable[str], missing: Sequence[str]) -> str | None:
+    """Why a function cannot be called: arguments that it needs are missing, or it takes no such as are passed."""
+    if missing:
+        names = ", ".join(missing)
+        return f"needs {names}, which it is not passed: give a default, or leave it out"
+    if function.accepted is None or set(passed) <= set(function.accepted):
+        return None
+    refused = ", ".join(name for name in passed if name not in function.accepted)
+    return f"takes no argument {refused}: add **kwargs to its arguments"
 
 
 def changed_sources(recorded: Sequence[tuple[int, Mapping[str, str]]]) -> list[str]:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_json
@@ -61,6 +62,18 @@ def _bounded(traceback: str) -> str:
     return f"{text[:half]}\n… {num_left_out} characters are left out …\n{text[-half:]}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadedFunction:
+    """What the process found of a function."""
+
+    sha256: str | None
+    """SHA-256 of its source, in hex; None if it has no readable source."""
+    required: Sequence[str]
+    """Arguments without a default."""
+    accepted: Sequence[str] | None
+    """All arguments that it has names for; None if it takes any others too."""
+
+
 class FunctionProcess:
     """A process that has loaded the functions; see `trainer.rollouts.reward_worker`."""
 
@@ -87,8 +100,8 @@ class FunctionProcess:
         self._stdin, self._stdout = process.stdin, process.stdout
         os.set_blocking(self._stdin.fileno(), False)
 
-    def loaded(self) -> dict[str, str]:
-        """Wait until all functions are loaded; returns the digests of their sources.
+    def loaded(self) -> dict[str, LoadedFunction]:
+        """Wait until all functions are loaded.
 
         Raises:
             RewardFunctionError: A function cannot be imported.
@@ -100,7 +113,7 @@ class FunctionProcess:
         if "error" in found:
             what = f"{found['function']} cannot be loaded"
             raise FunctionFailure(found["error"], found["traceback"]).as_error(what)
-        return {name: sha256 for name, sha256 in found["sources"].items() if sha256 is not None}
+        return {name: LoadedFunction(**of_function) for name, of_function in found.items()}
 
     def call(self, index: int, columns: Mapping[str, Any]) -> list[float | None]:
         """What a function gives each completion.

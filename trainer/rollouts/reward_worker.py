@@ -1,7 +1,7 @@
 """The program of the process that loads and calls ``reward.functions``; see `trainer.rollouts.reward_process`.
 
-It reads one request per line from stdin and answers each with one line of JSON on stdout. It imports only the
-standard library, so that it starts at once.
+It reads one request per line from stdin and answers each with one line of JSON on stdout. It and what it imports need
+only the standard library, so that it starts at once.
 """
 
 import asyncio
@@ -22,53 +22,15 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from trainer.rollouts.reward_sources import source_of, source_sha256
+
+_OF_MESSAGES = (
+    "TypeError: string indices must be integers",
+    "AttributeError: 'str' object has no attribute 'get'",
+)
+"""How the errors begin of a function that takes completions for lists of messages."""
 _NO_SEQUENCES = (str, bytes, bytearray, Mapping, Set)
 """Types that can be iterated but do not hold one reward for each completion in order."""
-
-
-def source_of(function: str) -> Path | None:
-    """The source file of a function, found without importing anything; None if there is none.
-
-    Args:
-        function: ``path/to/file.py:name``, or ``pkg.module:name``, which is looked for in the working directory
-            and then where Python looks for modules.
-    """
-    target = function.rpartition(":")[0]
-    if target.endswith(".py"):
-        return Path(target) if Path(target).is_file() else None
-    places: list[str] | None = None
-    found, name = None, ""
-    for part in target.split("."):
-        name = f"{name}.{part}" if name else part
-        found = _spec(name, places)
-        if found is None:
-            return None
-        places = list(found.submodule_search_locations or ())
-    origin = None if found is None else found.origin
-    return None if origin is None else Path(origin)
-
-
-def _spec(name: str, places: list[str] | None) -> importlib.machinery.ModuleSpec | None:
-    """What Python's finders, including those of editable installs, find in a package's folders.
-
-    `importlib.util.find_spec` would import the packages around a module.
-    """
-    for finder in sys.meta_path:
-        is_in_path = places is None and finder is importlib.machinery.PathFinder
-        found = finder.find_spec(name, [os.getcwd(), *sys.path] if is_in_path else places)
-        # Built-in and frozen modules are skipped: they have no file.
-        if found is not None and (found.has_location or found.submodule_search_locations):
-            return found
-    return None
-
-
-def source_sha256(function: str) -> str | None:
-    """SHA-256 of the function's source file, in hex; None if it cannot be read."""
-    path = source_of(function)
-    try:
-        return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
 
 
 class _Output(io.FileIO):
@@ -149,6 +111,21 @@ def _loaded(function: str, modules: dict[Path, ModuleType]) -> Callable[..., Any
     return found
 
 
+def _signature(function: Callable[..., Any]) -> dict[str, list[str] | None]:
+    """The arguments without which a function cannot be called, and those that it takes; None if it takes any."""
+    try:
+        # What a decorator wraps may get more arguments than the decorator's own function does.
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):  # It is written in C.
+        return {"required": [], "accepted": None}
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return {
+        "required": [p.name for p in named if p.default is p.empty],
+        "accepted": None if takes_any else [p.name for p in named],
+    }
+
+
 def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> list[float | None]:
     """What a function returns, as numbers.
 
@@ -161,6 +138,10 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
     returned = function(**columns)
     if inspect.iscoroutine(returned):
         returned = asyncio.run(returned)
+    if returned is None:
+        raise TypeError(
+            "returned None; it must return a list with a number or None for each completion"
+        )
     if isinstance(returned, _NO_SEQUENCES):
         raise TypeError(
             f"returned a {type(returned).__name__}: expected a list of a number or None for each completion"
@@ -180,7 +161,10 @@ def _failure(error: BaseException) -> dict[str, str]:
         said = str(error)
     except BaseException:  # The user's code makes this text, and may fail at it.
         said = "its text cannot be read"
-    return {"error": f"{type(error).__name__}: {said}", "traceback": "".join(lines)}
+    said = f"{type(error).__name__}: {said}"
+    if said.startswith(_OF_MESSAGES):
+        said += ' (completions are texts here, not messages: use c instead of c[0]["content"])'
+    return {"error": said, "traceback": "".join(lines)}
 
 
 def main() -> None:
@@ -188,7 +172,7 @@ def main() -> None:
 
     The program's arguments are the seconds that a call may take, a file descriptor, and the functions. A call that
     takes longer has its traceback written to the descriptor, and the process ends. The first answer has the digests
-    of the functions' sources; each request has the number of a function and its arguments.
+    of the functions' sources and their arguments' names; each request has the number of a function and its arguments.
     """
     timeout_s, dump, functions = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -210,7 +194,12 @@ def main() -> None:
         except BaseException as error:
             answer({"function": function, **_failure(error)})
             return
-    answer({"sources": {function: _sha256_of_run(function) for function in functions}})
+    answer(
+        {
+            name: {"sha256": _sha256_of_run(name), **_signature(function)}
+            for name, function in zip(functions, called, strict=True)
+        }
+    )
     for line in requests:
         index, columns = json.loads(line)
         # A C thread ends the process, so that even a function that never releases the interpreter is ended.

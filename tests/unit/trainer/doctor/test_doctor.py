@@ -644,6 +644,12 @@ def test_a_run_folder_that_is_a_file_is_bad(
             CheckStatus.OK,
             "can be loaded",
         ),
+        (
+            "{folder}/mine.py:f",
+            "def f(completions, level, **_):\n    pass",
+            CheckStatus.BAD,
+            "needs level, which it is not passed",
+        ),
     ],
 )
 def test_reward_functions_are_loaded_as_by_a_run(

@@ -124,6 +124,15 @@ def test_a_function_that_fails_in_the_middle_leaves_a_checkpoint_and_the_run_res
     assert any("from step 1, " in line and "from step 2, " in line for line in said)
 
 
+def test_a_run_does_not_begin_with_a_function_that_needs_a_column_that_the_data_lacks(
+    config: TrainConfig, server: MemoryServer, function: Path
+) -> None:
+    function.write_text("def reward(completions, level, **columns):\n    return [1.0]\n")
+    with pytest.raises(RewardFunctionError, match="needs level, which it is not passed"):
+        train(config, server)
+    assert not checkpoint_folders(config.run.folder)
+
+
 def without_rewards_in_calls(*calls: int) -> str:
     """The source of a function that has no rewards in some of its calls, counted from 1; a step makes two."""
     return (

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from trainer.errors import RewardFunctionError, UsageError
 from trainer.rollouts.groups import ScoredGroup, score_group
 from trainer.rollouts.metrics import group_metrics
 from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
-from trainer.rollouts.reward_worker import source_of
+from trainer.rollouts.reward_sources import source_of
 from trainer.rollouts.rows import RolloutRow, rollout_row
 
 RECORD = RECORDS[2]
@@ -253,6 +254,17 @@ COUNT = "open(__file__ + '.calls', 'a').write('x'); "
     ("body", "said", "noted"),
     [
         ("raise ValueError('no\\n judge')", "ValueError: no judge", "ValueError: no"),
+        ("pass", "returned None; it must return a list with a number or None for", ""),
+        (
+            "return [float(c[0]['content']) for c in completions]",
+            '(completions are texts here, not messages: use c instead of c[0]["content"])',
+            "in reward",
+        ),
+        (
+            "return [c.get('content') for c in completions]",
+            "(completions are texts here, not messages",
+            "in reward",
+        ),
         ("return [1, 2]", "returned 2 rewards for 3 completions", ""),
         ("return [1, 2, float('nan')]", "returned nan for completion 2", ""),
         ("return 3", "'int' object is not iterable", ""),
@@ -442,6 +454,68 @@ def test_what_cannot_be_loaded_is_an_error_before_the_run_begins(
         scored(name.format(folder=tmp_path))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("completions, **kwargs", None),
+        ("completions, level, trainer_state=None, **kwargs", None),
+        ("completions, log_metric=None, *, level, **kwargs", None),
+        ("*args, **kwargs", None),
+        ("prompts, completions, completion_ids, question, answer, arm, level", None),
+        ("completions, trainer_state, **kwargs", "needs trainer_state, which it is not passed"),
+        (
+            "completions, *, log_extra, log_metric, **kwargs",
+            "needs log_extra, log_metric, which it is not passed: give a default, or leave it out; it is passed "
+            "prompts, completions, completion_ids, question, answer, arm and the other columns of the data",
+        ),
+        (
+            "completions, solution, **kwargs",
+            "needs solution, which it is not passed: give a default, or leave it out; for question 'r2' it is passed "
+            "prompts, completions, completion_ids, question, answer, arm, level",
+        ),
+        (
+            "completions, answer",
+            "takes no argument prompts, completion_ids, question, arm: add **kwargs to its arguments; ",
+        ),
+        (
+            "prompts, completions, completion_ids, question, answer, arm",
+            "takes no argument level: add **kwargs to its arguments; for question 'r2' ",
+        ),
+    ],
+)
+def test_a_function_that_cannot_be_called_with_what_it_is_passed_is_refused_before_the_run(
+    arguments: str, said: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"def reward({arguments}):\n    return [1, 2, 3]\n")
+    config = RewardSettings(functions=("regime_w", f"{path}:reward"))
+    record = replace(RECORD, columns={"level": 4})
+    errors = []
+    try:
+        with RewardFunctions(config) as opened:
+            opened.require_columns([record])
+            opened.score(record, GROUP, config)
+    except RewardFunctionError as error:
+        errors.append(str(error))
+    assert len(errors) == (said is not None)
+    assert all(error.startswith(f"reward.functions: {path}:reward {said}") for error in errors)
+
+
+def test_what_a_decorator_passes_need_not_be_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import functools\n\n\ndef judged(function):\n"
+        "    @functools.wraps(function)\n"
+        "    def with_judge(**columns):\n        return function(judge=len, **columns)\n"
+        "    return with_judge\n\n\n@judged\n"
+        "def reward(completions, judge, **columns):\n    return [1, 2, judge('abc')]\n"
+    )
+    config = RewardSettings(functions=(f"{path}:reward",))
+    with RewardFunctions(config) as opened:
+        opened.require_columns([RECORD])
+        assert opened.score(RECORD, GROUP, config).rewards == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
