@@ -18,14 +18,16 @@ from trainer.config.data import RecordShape
 from trainer.data.row_fields import named_fields
 from trainer.errors import DataError
 
+_JSON_NAMES = {"bool": "true or false", "list": "a list", "dict": "a table"}
+
 
 def _as_letter(answer: object) -> object:
     """The letter for an index, which many data sets give as the right choice; 1.0 is an index too."""
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
-    if not isinstance(answer, int) or isinstance(answer, bool):
-        return answer
-    letter = letter_of(answer)
+    if not _is_number(answer):
+        return _answer_as_text(answer)
+    letter = letter_of(answer) if isinstance(answer, int) else None
     if letter is None:
         raise ValueError(f"{answer} is not the index of a choice; indices begin at 0")
     return letter
@@ -37,6 +39,13 @@ def _is_number(value: object) -> bool:
 
 def _number_as_text(answer: object) -> object:
     return str(answer) if _is_number(answer) else answer
+
+
+def _answer_as_text(answer: object) -> object:
+    if not isinstance(answer, str) and not _is_number(answer):
+        kind = "null" if answer is None else type(answer).__name__
+        raise ValueError(f"must be a text or a number, not {_JSON_NAMES.get(kind, kind)}")
+    return _number_as_text(answer)
 
 
 def _as_list(choices: object) -> object:
@@ -98,7 +107,7 @@ class _RowWithChoices(Row):
 @cache
 def row_type(shape: RecordShape) -> type[Row]:
     """The type of a source's rows; its errors name the source's own columns."""
-    read = _as_letter if shape.answer_type == "choice" else _number_as_text
+    read = _as_letter if shape.answer_type == "choice" else _answer_as_text
     answer = Annotated[NotBlank, BeforeValidator(read)]
     fields: dict[str, Any] = {
         "question": (NotBlank, Field(alias=shape.question)),

@@ -44,6 +44,11 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
         raise DataError(
             f"{path}: one object over several lines; give a list of records, or one record a line"
         )
+    if first is not None and (first[1][:1] == b"[" or first[1] == b"{"):
+        raise DataError(
+            f"{path}:{first[0]}: one JSON document, not one record a line; if it is a list of records, name the file "
+            f"{path.name.split('.')[0]}.json"
+        )
     if first is not None:
         yield first
     yield from lines

@@ -172,9 +172,9 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         ),
         (MMLU, {**GOOD, "answer": 26}, "answer 26 is not an index of the 4 choices"),
         (MMLU, {**GOOD, "answer": -1}, "answer -1 is not an index of the 4 choices"),
-        (MMLU, {**GOOD, "answer": float("inf")}, "answer: Input should be a valid string"),
-        (MMLU, {**GOOD, "answer": float("nan")}, "answer: Input should be a valid string"),
-        (MMLU, {**GOOD, "answer": True}, "answer: Input should be a valid string"),
+        (MMLU, {**GOOD, "answer": float("inf")}, "answer: inf is not the index of a choice"),
+        (MMLU, {**GOOD, "answer": float("nan")}, "answer: nan is not the index of a choice"),
+        (MMLU, {**GOOD, "answer": True}, "answer: must be a text or a number, not true or false"),
         (MMLU, {**GOOD, "answer": "Oslo"}, "answer: 'Oslo' is not one choice"),
         (MMLU, {**GOOD, "answer": "A or B"}, "answer: 'A or B' is not one choice"),
         (MMLU, {**GOOD, "answer": "x\n#### E"}, "answer: no choice after '####'"),
@@ -221,7 +221,7 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
             "a table of choices has the names A, B, and so on, not ['A', 'C']",
         ),
         (MMLU, {**GOOD, "choices": {"A": "x"}}, "choices: one choice is not enough"),
-        (MMLU, {**GOOD, "answer": 1.5}, "answer: Input should be a valid string"),
+        (MMLU, {**GOOD, "answer": 1.5}, "answer: 1.5 is not the index of a choice"),
         (MMLU, {**GOOD, "choices": None}, "choices: Input should be a valid array"),
         *(
             (

@@ -208,7 +208,7 @@ def test_choices_of_a_csv_are_json_in_a_cell(cell: str, tmp_path: Path) -> None:
         ),
         ("d.csv", "question\nq\n", ":2: no column 'answer': set data.answer to"),
         ("d.csv", 'question,answer\n"q"x,1\n', ":2: not CSV: "),
-        ("d.csv", "question,answer\nq\n", ":2: answer: Input should be a valid string"),
+        ("d.csv", "question,answer\nq\n", ":2: answer: must be a text or a number, not null"),
         ("d.csv", b"question,answer\n\xe9,1\n", ":2: not UTF-8; save the file as UTF-8"),
         (
             "d.jsonl",

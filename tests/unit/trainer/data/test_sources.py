@@ -43,7 +43,24 @@ def test_no_more_records_are_read_than_asked_for(tmp_path: Path) -> None:
     ("text", "place", "complaint"),
     [
         (lines(GOOD, "{"), ":2:", "JSON"),
-        (lines("[]\n"), ":1:", "line"),
+        (lines("[]\n"), ":1:", "one JSON document, not one record a line"),
+        (
+            "[\n" + json.dumps(GOOD) + "\n]\n",
+            ":1:",
+            "if it is a list of records, name the file bad.json",
+        ),
+        (json.dumps(GOOD, indent=2), ":1:", "one JSON document, not one record a line"),
+        (lines({"question": "q", "answer": None}), ":1:", "must be a text or a number, not null"),
+        (
+            lines({"question": "q", "answer": True}),
+            ":1:",
+            "must be a text or a number, not true or",
+        ),
+        (
+            lines({"question": "q", "answer": ["7", "8"]}),
+            ":1:",
+            "must be a text or a number, not a l",
+        ),
         (lines({"answer": "#### 7"}), ":1:", "question"),
         (lines(GOOD, "\n", {"question": "q"}), ":3:", "answer"),
         (lines({"question": "", "answer": "#### 7"}), ":1:", "question"),
@@ -81,7 +98,8 @@ BAD = {"question": "q", "answer": "I do not know"}
     [
         ([GOOD, BAD, GOOD], 9, ":2: "),
         ([GOOD, BAD, GOOD, "{\n", {"answer": "7"}], 9, "3 of 5 records cannot be read: "),
-        ([BAD] * 5 + [GOOD], 9, "; and 2 more"),
+        ([BAD] * 5 + [GOOD], 9, " and 2 more: answer: 'I do not know' is not "),
+        ([*({**BAD, "answer": f"no {i}"} for i in "abcde"), GOOD], 9, "; and 2 more"),
         # No more are looked at than are asked for.
         ([GOOD, BAD, BAD, GOOD], 3, "2 of 3 records cannot be read: "),
     ],
@@ -97,7 +115,7 @@ def test_all_lines_that_cannot_be_read_are_said_at_once(
     message = str(caught.value)
     assert said in message
     bad = [number for number, row in enumerate(rows, 1) if row is not GOOD][:3]
-    assert [int(number) for number in re.findall(r"d\.jsonl:(\d+): ", message)] == bad
+    assert [int(number) for number in re.findall(r"d\.jsonl:(\d+)", message)] == bad
     assert "\n" not in message
 
 
