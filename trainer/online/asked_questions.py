@@ -91,13 +91,18 @@ def fitting_questions(
         loaded: The run's questions.
         config: The run's configuration.
         status: The server's status.
-        lines: Gets lines about the questions that are left out, and those of ``loaded``.
+        lines: Gets lines about the questions that are left out or too few, and those of ``loaded``.
 
     Raises:
         UsageError: None fits the context.
     """
     lines += loaded.lines
     asked = fitting(loaded.training, config.policy.base_model, config.rollout, status, lines.append)
+    if len(asked) < (per_step := config.rollout.questions_per_step):
+        lines.append(
+            f"warning: {config.data.source} has {len(asked)} questions to ask, fewer than rollout.questions_per_step = "
+            f"{per_step}: a step asks a question more than once"
+        )
     return AskedQuestions(
         training=SourceQuestions(records=loaded.training, asked=asked),
         counterfactuals=askable_counterfactuals(config, asked, status, lines),

@@ -16,7 +16,7 @@ from trainer.config.sections import DataConfig, PolicyConfig, RolloutConfig, Run
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, ServerRejectedError
-from trainer.online.asked_questions import fitting_held_out, load_questions
+from trainer.online.asked_questions import fitting_held_out, fitting_questions, load_questions
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.published import Published
 from trainer.run_state.best import read_best
@@ -259,3 +259,22 @@ def test_a_held_out_question_too_long_for_the_context_is_left_out_and_named(
     assert len(questions.records) == 3
     (line,) = said
     assert line.startswith("data: 1 of 3 questions left out, such as own-000002")
+
+
+@pytest.mark.parametrize(("per_step", "num_said"), [(3, 0), (4, 1)])
+def test_fewer_questions_than_a_step_asks_are_said(
+    per_step: int, num_said: int, tiny_base: Path, tmp_path: Path
+) -> None:
+    source, lines = tmp_path / "own.jsonl", list[str]()
+    rows = [{"question": f"{i}?", "answer": "1"} for i in range(3)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = TrainConfig(
+        policy=PolicyConfig(base_model=str(tiny_base)),
+        data=DataConfig(source=str(source)),
+        rollout=RolloutConfig(max_tokens=9, questions_per_step=per_step),
+        run=RunConfig(folder=tmp_path),
+    )
+    fitting_questions(load_questions(config), config, STATUS, lines)
+    assert len(lines) == num_said
+    said = f"{source} has 3 questions to ask, fewer than rollout.questions_per_step = 4"
+    assert all(line.startswith(f"warning: {said}") for line in lines)
