@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from trainer.config.sections import DoctorConfig
 from trainer.data.held_out import is_on_hub
-from trainer.data.sources import Record, load_records, require_source
+from trainer.data.source_names import require_source
+from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.results import CheckResult, bad, ok
 from trainer.errors import TrainerError, UsageError
