@@ -87,7 +87,8 @@ class PPOConfig(SettingsModel):
     `mask`: they are left out of the losses and of the comparison with other completions. If nearly all answers are
     wrong, `bootstrap` can teach the policy to run into the limit; `mask` does not."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
-    """Coefficient of the KL penalty to the reference: the first value with adaptive_kl, or else the constant value."""
+    """Coefficient of the KL penalty to the reference: the first value with adaptive_kl, or else the constant value.
+    With 0 there is no penalty, and the KL is still measured."""
     kl_estimator: KLEstimator = "k1"
     """Schulman's estimator of a token's KL. k1 penalises the KL itself; k2 and k3 have less variance, but
     as a reward their gradient is not the KL's."""
