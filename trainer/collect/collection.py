@@ -7,19 +7,18 @@ A killed collection resumes after its last complete row.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
 from inference_server.wire.prompt_options import resolve_format
-from inference_server.wire.schemas import FinishReason, ServerStatus
+from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import group_request
 from trainer.client.asked_model import AskedModel, uploaded
 from trainer.client.model_spec import ModelSpec
 from trainer.client.protocol import AdapterServer
+from trainer.collect.counts import Collected
 from trainer.collect.one_policy import require_same_policy
 from trainer.collect.settings import CollectSettings
 from trainer.collect.stored_rows import collected_rows, require_no_run_file
@@ -36,42 +35,6 @@ from trainer.io.jsonl import JsonlAppender
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
-
-
-@dataclass(kw_only=True)
-class Collected:
-    """Counts of the rows that this collection has added to the file."""
-
-    num_before: int
-    """Rows that the file had."""
-    num_questions: int = 0
-    num_completions: int = 0
-    num_tokens: int = 0
-    num_correct: int = 0
-    num_truncated: int = 0
-    reward_sum: float = 0.0
-
-    def add(self, group: ScoredGroup) -> None:
-        """Count one row."""
-        self.num_questions += 1
-        self.num_completions += len(group.rewards)
-        self.num_tokens += sum(len(arm.token_ids) for arm in group.group.arms)
-        self.num_correct += sum(group.scores.correct or ())
-        self.num_truncated += sum(
-            arm.finish_reason is FinishReason.LENGTH for arm in group.group.arms
-        )
-        self.reward_sum += sum(group.rewards)
-
-    def line(self, output: Path) -> str:
-        """The counts as one line for the terminal."""
-        text = f"{self.num_before + self.num_questions} questions in {output}"
-        if not self.num_completions:
-            return text + ", none of them new"
-        return text + (
-            f", {self.num_questions} of them new: correct {self.num_correct / self.num_completions:.1%}, "
-            f"reward {self.reward_sum / self.num_completions:+.3f}, "
-            f"truncated {self.num_truncated / self.num_completions:.1%}"
-        )
 
 
 def run_collect(config: CollectConfig) -> Collected:

@@ -25,7 +25,8 @@ from inference_server.wire.schemas import (
 )
 from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
-from trainer.collect.collection import Collected, collect
+from trainer.collect.collection import collect
+from trainer.collect.counts import Collected
 from trainer.commands import actions
 from trainer.config.sections import CollectConfig
 from trainer.console.stop_signals import StopRequest
