@@ -24,7 +24,7 @@ from trainer.collect.settings import CollectSettings
 from trainer.collect.stored_rows import collected_rows, require_no_run_file
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
-from trainer.console.stop_signals import StopRequest, stop_signals
+from trainer.console.stop_signals import Stopped, StopRequest, stop_signals
 from trainer.console.terminal import print_line
 from trainer.data.context_limit import drop_overlong
 from trainer.data.notices import load_with_notices
@@ -36,11 +36,15 @@ from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
 
+_POLL_S = 0.1
+"""How often a wait for the server looks whether a signal has come."""
+
 
 def run_collect(config: CollectConfig) -> Collected:
     """Collect and show progress; SIGTERM and Ctrl-C let requests in flight finish.
 
     Raises:
+        Stopped: A signal came before the server answered.
         UsageError: The model is not served; or the file has other settings, another source or rows of another policy, or
             another process appends to it.
         ServerError: The server was unreachable for too long, or refused.
@@ -70,6 +74,9 @@ async def collect(
         client: The server.
         stop: Once it is requested, no further question is requested.
         say: Gets a line if a collection is resumed, and lines about what is left out of its questions.
+
+    Raises:
+        Stopped: A stop was requested before the server answered.
     """
     spec = ModelSpec.parse(config.model, field="model")
     output, records = config.output, _questions(config, say)
@@ -77,7 +84,7 @@ async def collect(
     # Before anything that is read of the file or written beside it.
     with JsonlAppender(output) as file:
         settings = CollectSettings(output)
-        config = await _with_prompt_format(config, settings, client)
+        config = await _with_prompt_format(config, settings, client, stop)
         settings.require(config)
         stored = collected_rows(output, records, say)
         num_stored = len(stored.ids)
@@ -86,7 +93,7 @@ async def collect(
         if not missing and not settings.have_another_model(config):
             settings.keep(config)
             return found
-        status = await client.status()
+        status = await _status(client, stop)
         if spec.folder is not None:
             base = BaseRecord.served_as(status.base_model, status.base_fingerprint)
             require_adapter_of(spec.folder, base, field="model")
@@ -128,16 +135,26 @@ def _questions(config: CollectConfig, say: Callable[[str], None]) -> list[Record
 
 
 async def _with_prompt_format(
-    config: CollectConfig, settings: CollectSettings, client: AdapterServer
+    config: CollectConfig, settings: CollectSettings, client: AdapterServer, stop: StopRequest
 ) -> CollectConfig:
     """The configuration with the prompt format that the file has, or else the one that suits the model, for ``auto``."""
     if config.rollout.prompt_format != "auto":
         return config
     prompt_format = settings.prompt_format() or resolve_format(
-        "auto", has_chat_template=(await client.status()).has_chat_template
+        "auto", has_chat_template=(await _status(client, stop)).has_chat_template
     )
     rollout = config.rollout.model_copy(update={"prompt_format": prompt_format})
     return config.model_copy(update={"rollout": rollout})
+
+
+async def _status(client: AdapterServer, stop: StopRequest) -> ServerStatus:
+    """The server's status. A signal ends the wait for a server that is not there, which can take minutes."""
+    task = asyncio.ensure_future(client.status())
+    while not (await asyncio.wait([task], timeout=_POLL_S))[0]:
+        if stop.requested:
+            task.cancel()
+            raise Stopped
+    return task.result()
 
 
 def _keeper(

@@ -29,7 +29,7 @@ from trainer.collect.collection import collect
 from trainer.collect.counts import Collected
 from trainer.commands import actions
 from trainer.config.sections import CollectConfig
-from trainer.console.stop_signals import StopRequest
+from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import (
@@ -629,6 +629,22 @@ async def test_no_byte_is_cut_off_a_file_of_something_else(content: bytes, tmp_p
     with pytest.raises(DataError, match=r"data\.jsonl:1: "):
         await run(FakeServer(), config(output))
     assert output.read_bytes() == content
+
+
+@pytest.mark.parametrize("prompt_format", ["auto", "plain"])
+async def test_a_stop_ends_the_wait_for_a_server(prompt_format: str, tmp_path: Path) -> None:
+    stop, output = StopRequest(), tmp_path / "rows.jsonl"
+
+    class Absent(FakeServer):
+        async def status(self) -> ServerStatus:
+            stop.requested = True
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    asked = config(output, rollout={"prompt_format": prompt_format})
+    with pytest.raises(Stopped):
+        await run(Absent(), asked, stop)
+    assert (await run(FakeServer(), asked)).num_questions == 40
 
 
 def test_a_full_disk_is_said_with_the_files_folder(
