@@ -21,8 +21,6 @@ from trainer.rollouts.reward_sources import source_of, source_sha256
 
 _ARGUMENTS = ("prompts", "completions", "completion_ids", "question", "answer", "arm")
 """The arguments of every call, besides the columns of the data."""
-_ONLY_TRL = ("trainer_state", "log_metric", "log_extra")
-"""Arguments that TRL passes in addition."""
 _DIGITS = 12
 """Digits of a digest to show."""
 
@@ -51,7 +49,7 @@ class RewardFunctions:
 
         Raises:
             UsageError: A function's file or module does not exist.
-            RewardFunctionError: A function cannot be imported, or needs an argument that it would not be passed.
+            RewardFunctionError: A function cannot be imported, or takes no such arguments as it is passed.
         """
         for name in self._own:
             if source_of(name) is None:
@@ -152,7 +150,7 @@ class RewardFunctions:
             loaded = worker.loaded()
             sources = {n: found.sha256 for n, found in loaded.items() if found.sha256 is not None}
             for name, found in loaded.items():
-                if flaw := _flaw(found, _ARGUMENTS, [n for n in found.required if n in _ONLY_TRL]):
+                if flaw := _flaw(found, _ARGUMENTS, missing=()):
                     raise RewardFunctionError(
                         f"reward.functions: {name} {flaw}; it is passed {', '.join(_ARGUMENTS)} and the other columns "
                         "of the data"

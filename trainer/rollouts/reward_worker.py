@@ -108,16 +108,29 @@ def _loaded(function: str, modules: dict[Path, ModuleType]) -> Callable[..., Any
     found: Callable[..., Any] = getattr(module, name)
     if not callable(found):
         raise TypeError(f"{name} is of type {type(found).__name__}: expected a function")
+    if inspect.isclass(found):
+        raise TypeError(f"{name} is a class: expected a function, or an object that can be called")
     return found
 
 
 def _signature(function: Callable[..., Any]) -> dict[str, list[str] | None]:
-    """The arguments without which a function cannot be called, and those that it takes; None if it takes any."""
+    """The arguments without which a function cannot be called, and those that it takes; None if it takes any.
+
+    Raises:
+        TypeError: It needs an argument that cannot be passed by its name.
+    """
     try:
         # What a decorator wraps may get more arguments than the decorator's own function does.
         parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
-    except (TypeError, ValueError):  # It is written in C.
+    except Exception:  # It is written in C, or is an object whose attributes raise.
         return {"required": [], "accepted": None}
+    if by_position := [
+        p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty
+    ]:
+        raise TypeError(
+            f"takes {', '.join(by_position)} only by position, but arguments are passed by name: "
+            "remove the / from its arguments"
+        )
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     return {
@@ -163,7 +176,7 @@ def _failure(error: BaseException) -> dict[str, str]:
         said = "its text cannot be read"
     said = f"{type(error).__name__}: {said}"
     if said.startswith(_OF_MESSAGES):
-        said += ' (completions are texts here, not messages: use c instead of c[0]["content"])'
+        said += ' (a function for lists of messages? Completions are texts here: use c instead of c[0]["content"])'
     return {"error": said, "traceback": "".join(lines)}
 
 
@@ -186,20 +199,16 @@ def main() -> None:
         answers.flush()
 
     modules: dict[Path, ModuleType] = {}
-    called = []
+    called, about = [], dict[str, object]()
     sys.meta_path.insert(0, _FromSourceFinder({name.rpartition(":")[0] for name in functions}))
     for function in functions:
         try:
             called.append(_loaded(function, modules))
+            about[function] = {"sha256": _sha256_of_run(function), **_signature(called[-1])}
         except BaseException as error:
             answer({"function": function, **_failure(error)})
             return
-    answer(
-        {
-            name: {"sha256": _sha256_of_run(name), **_signature(function)}
-            for name, function in zip(functions, called, strict=True)
-        }
-    )
+    answer(about)
     for line in requests:
         index, columns = json.loads(line)
         # A C thread ends the process, so that even a function that never releases the interpreter is ended.

@@ -257,12 +257,12 @@ COUNT = "open(__file__ + '.calls', 'a').write('x'); "
         ("pass", "returned None; it must return a list with a number or None for", ""),
         (
             "return [float(c[0]['content']) for c in completions]",
-            '(completions are texts here, not messages: use c instead of c[0]["content"])',
+            'Completions are texts here: use c instead of c[0]["content"])',
             "in reward",
         ),
         (
             "return [c.get('content') for c in completions]",
-            "(completions are texts here, not messages",
+            "(a function for lists of messages? Completions are texts here",
             "in reward",
         ),
         ("return [1, 2]", "returned 2 rewards for 3 completions", ""),
@@ -439,6 +439,16 @@ def test_leaving_does_not_wait_for_a_process_that_loads(tmp_path: Path) -> None:
             RewardFunctionError,
             "CONST is of type int: expected a func",
         ),
+        (
+            "{folder}/constant.py:Judge",
+            RewardFunctionError,
+            "Judge is a class: expected a function, or an object that can be called",
+        ),
+        (
+            "{folder}/constant.py:by_position",
+            RewardFunctionError,
+            "takes completions only by position, but arguments are passed by name: remove the / from its arguments",
+        ),
         ("{folder}/raises.py:reward", RewardFunctionError, "ModuleNotFoundError: No module named"),
         ("{folder}/ends.py:reward", RewardFunctionError, "exit code 3"),
     ],
@@ -447,7 +457,9 @@ def test_what_cannot_be_loaded_is_an_error_before_the_run_begins(
     name: str, error: type[Exception], said: str, function: Callable[..., str], tmp_path: Path
 ) -> None:
     function("return [0] * 3")
-    (tmp_path / "constant.py").write_text("CONST = 1\n")
+    (tmp_path / "constant.py").write_text(
+        "CONST = 1\n\n\nclass Judge:\n    pass\n\n\ndef by_position(completions, /, **columns):\n    pass\n"
+    )
     (tmp_path / "raises.py").write_text("import no_such_module_of_mine\n")
     (tmp_path / "ends.py").write_text("import os\nos._exit(3)\n")
     with pytest.raises(error, match=r"^reward\.functions: ") as caught:
@@ -467,8 +479,7 @@ def test_what_cannot_be_loaded_is_an_error_before_the_run_begins(
         ("completions, trainer_state, **kwargs", "needs trainer_state, which it is not passed"),
         (
             "completions, *, log_extra, log_metric, **kwargs",
-            "needs log_extra, log_metric, which it is not passed: give a default, or leave it out; it is passed "
-            "prompts, completions, completion_ids, question, answer, arm and the other columns of the data",
+            "needs log_extra, log_metric, which it is not passed: give a default, or leave it out; for question 'r2' ",
         ),
         (
             "completions, solution, **kwargs",
@@ -501,6 +512,31 @@ def test_a_function_that_cannot_be_called_with_what_it_is_passed_is_refused_befo
         errors.append(str(error))
     assert len(errors) == (said is not None)
     assert all(error.startswith(f"reward.functions: {path}:reward {said}") for error in errors)
+
+
+def test_a_column_may_have_the_name_of_an_argument_that_trl_passes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def reward(completions, trainer_state, **columns):\n    return trainer_state\n"
+    )
+    config = RewardSettings(functions=(f"{path}:reward",))
+    record = replace(RECORD, columns={"trainer_state": 4})
+    with RewardFunctions(config) as opened:
+        opened.require_columns([record])
+        assert opened.score(record, GROUP, config).rewards == (4, 4, 4)
+
+
+def test_an_object_whose_attributes_raise_is_called_with_everything(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "class Lazy:\n"
+        "    def __getattr__(self, name):\n        raise RuntimeError(name)\n"
+        "    def __call__(self, completions, **columns):\n        return [1, 2, 3]\n\n\n"
+        "reward = Lazy()\n"
+    )
+    config = RewardSettings(functions=(f"{path}:reward",))
+    with RewardFunctions(config) as opened:
+        assert opened.score(RECORD, GROUP, config).rewards == (1, 2, 3)
 
 
 def test_what_a_decorator_passes_need_not_be_a_column(tmp_path: Path) -> None:
