@@ -1,5 +1,6 @@
 """The questions of a run: loaded before its server is known, then without those that the server cannot be asked."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,9 @@ def fitting_questions(
     """
     lines += loaded.lines
     asked = fitting(loaded.training, config.policy.base_model, config.rollout, status, lines.append)
-    if len(asked) < (per_step := config.rollout.questions_per_step):
+    per_step = config.rollout.questions_per_step
+    # The rest of a step are counterfactuals.
+    if len(asked) < per_step - math.ceil(per_step * config.data.counterfactual):
         lines.append(
             f"warning: {config.data.source} has {len(asked)} questions to ask, fewer than rollout.questions_per_step = "
             f"{per_step}: a step asks a question more than once"

@@ -112,7 +112,6 @@ def _open_training(
 ) -> Iterator[Training]:
     """The restored run with everything that its loop needs; all of it is closed when the block ends."""
     run, loaded = config.run, load_questions(config)
-    functions.require_columns(loaded.training)
     with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
@@ -122,6 +121,7 @@ def _open_training(
         config = _with_settled_dtype(config, status, lines)
         # A run has begun once it has a learner, and keeps the settings of its data: none may be at fault then.
         asked = fitting_questions(loaded, config, status, lines)
+        functions.require_columns(asked.training.asked)
         with stop.waiting():
             learner = _learner(config, status, ranks)
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)

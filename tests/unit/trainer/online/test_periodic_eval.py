@@ -261,20 +261,32 @@ def test_a_held_out_question_too_long_for_the_context_is_left_out_and_named(
     assert line.startswith("data: 1 of 3 questions left out, such as own-000002")
 
 
-@pytest.mark.parametrize(("per_step", "num_said"), [(3, 0), (4, 1)])
+@pytest.mark.parametrize(
+    ("per_step", "counterfactual", "num_said"),
+    [(3, 0.0, 0), (4, 0.0, 1), (4, 0.25, 0), (6, 0.25, 1)],
+)
 def test_fewer_questions_than_a_step_asks_are_said(
-    per_step: int, num_said: int, tiny_base: Path, tmp_path: Path
+    per_step: int, counterfactual: float, num_said: int, tiny_base: Path, tmp_path: Path
 ) -> None:
     source, lines = tmp_path / "own.jsonl", list[str]()
-    rows = [{"question": f"{i}?", "answer": "1"} for i in range(3)]
+    rows = [
+        {
+            "question": f"Ann has {i} cats and {i + 1} dogs. How many pets?",
+            "answer": f"<<{i}+{i + 1}={2 * i + 1}>>",
+        }
+        for i in (12, 13, 14)
+    ]
+    for row in rows:
+        row["answer"] += f"\n#### {row['answer'].strip('<>').partition('=')[2]}"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = TrainConfig(
         policy=PolicyConfig(base_model=str(tiny_base)),
-        data=DataConfig(source=str(source)),
+        data=DataConfig(source=str(source), counterfactual=counterfactual),
         rollout=RolloutConfig(max_tokens=9, questions_per_step=per_step),
         run=RunConfig(folder=tmp_path),
     )
     fitting_questions(load_questions(config), config, STATUS, lines)
-    assert len(lines) == num_said
-    said = f"{source} has 3 questions to ask, fewer than rollout.questions_per_step = 4"
-    assert all(line.startswith(f"warning: {said}") for line in lines)
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert len(warnings) == num_said
+    said = f"{source} has 3 questions to ask, fewer than rollout.questions_per_step = {per_step}"
+    assert all(line.startswith(f"warning: {said}") for line in warnings)
