@@ -16,6 +16,8 @@ SUFFIXES = (*jsonl.SUFFIXES, *_SEPARATORS, ".parquet")
 """The endings that a file of records may have."""
 
 _BETWEEN = re.compile(r"[\s,]*")
+_LAST_ENDING = re.compile(r"\.\w+(\.gz|\.zst)?$", re.IGNORECASE)
+"""The ending of a file's name; the group is that of a compression."""
 
 
 def kind_of(path: Path) -> str:
@@ -45,9 +47,10 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
             f"{path}: one object over several lines; give a list of records, or one record a line"
         )
     if first is not None and (first[1][:1] == b"[" or first[1] == b"{"):
+        as_json = _LAST_ENDING.sub(r".json\1", path.name)
         raise DataError(
             f"{path}:{first[0]}: one JSON document, not one record a line; if it is a list of records, name the file "
-            f"{path.name.split('.')[0]}.json"
+            f"{as_json}"
         )
     if first is not None:
         yield first

@@ -1,6 +1,7 @@
 """Lines that a command prints at its start about what it takes of its questions, and what it leaves out."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from trainer.config.data import RecordShape
@@ -9,10 +10,13 @@ from trainer.data.word_problems import Split
 
 _SHOWN_CHARS = 60
 _FIRST_CHOICE, _SECOND_CHOICE = (
-    re.compile(rf"(?<!\w){letter}[*_ ]*[).:\]]|^\W*{letter}\b", re.IGNORECASE | re.MULTILINE)
+    re.compile(
+        rf"(?<![^\W_]){letter}(?![^\W_])|(?<![^\W_]){letter.lower()}[*_ ]*[).:\]]|^{letter.lower()}\b",
+        re.MULTILINE,
+    )
     for letter in "AB"
 )
-"""The letters of choices: ``A)``, ``(A)``, ``A.``, ``A:``, ``**A**:``, or at the beginning of a line."""
+"""The letters of choices: a capital by itself, or ``a)``, ``(a)``, ``a.``, ``a:``, or ``a`` at the beginning of a line."""
 
 
 def load_with_notices(
@@ -71,8 +75,10 @@ def _of_hidden_choices(source: str, records: Sequence[Record], shape: RecordShap
 
 
 def _shows_choices(question: str) -> bool:
-    first = _FIRST_CHOICE.search(question)
-    return first is not None and _SECOND_CHOICE.search(question, first.end()) is not None
+    # Letters and marks may be of full width, as in Chinese texts.
+    text = unicodedata.normalize("NFKC", question)
+    first = _FIRST_CHOICE.search(text)
+    return first is not None and _SECOND_CHOICE.search(text, first.end()) is not None
 
 
 def line_of_more(source: str, num_taken: int, key: str) -> str:

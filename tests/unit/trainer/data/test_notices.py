@@ -134,6 +134,12 @@ SHOWN = (
     "A: {}, B: {}",
     "a) {} b) {}",
     "**A.** {}\n**B.** {}",
+    "（A）{}（B）{}",
+    "A、{}\nB、{}",
+    "Ａ.{} Ｂ.{}",
+    "<A> {} <B> {}",
+    "_A_: {}, _B_: {}",
+    "- a: {}\n- b: {}",
 )
 
 
@@ -142,6 +148,7 @@ SHOWN = (
     [
         *(([f"Which one is it? {shown}"] * 3, False) for shown in SHOWN),
         (["Which one is it?\n\nA {}\nB {}"], False),
+        (["Which one is it?\n\na {}\nb {}"], False),
         (["Is this a good film?", "Was it plan A. Or not?", "A: {} B: {}"], True),
         (["Is this a good film?", "Or A) {} B) {}?"], False),
     ],

@@ -90,6 +90,25 @@ def test_a_bad_file_is_an_error_that_names_file_line_and_field(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.b.jsonl", "a.b.json"), ("a.jsonl.gz", "a.json.gz"), ("v1.2.JSONL.zst", "v1.2.json.zst")],
+)
+def test_a_list_in_a_file_of_lines_names_the_file_that_would_be_read(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    data = json.dumps([GOOD], indent=2).encode()
+    compressed = {"gz": gzip.compress, "st": zstandard.compress}.get(name[-2:], bytes)(data)
+    for each, expected in ((name, f"name the file {said}"), (said, None)):
+        (tmp_path / each).write_bytes(compressed)
+        if expected is None:
+            assert len(load_records(str(tmp_path / each), Split.TRAIN, num_records=9)) == 1
+            continue
+        with pytest.raises(DataError) as caught:
+            load_records(str(tmp_path / each), Split.TRAIN, num_records=9)
+        assert str(caught.value).endswith(expected)
+
+
 BAD = {"question": "q", "answer": "I do not know"}
 
 
