@@ -11,10 +11,16 @@ from collections import Counter
 from typing import Any, NoReturn
 
 _SHOWN_CHARS = 100
-_VALUES_IN_TOML = {"null": '"null"', "None": '"null"', "True": "true", "False": "false"}
-"""Values of JSON and Python, and what stands for them in a TOML file of ours."""
-_FOREIGN_VALUE = re.compile(rf"=\s*({'|'.join(_VALUES_IN_TOML)})\b")
-_LINE_IN_REASON = re.compile(r"\(at line (\d+), ")
+_VALUES_IN_TOML = {
+    "null": '"null"',
+    "none": '"null"',
+    "nil": '"null"',
+    "true": "true",
+    "false": "false",
+}
+"""Values of other languages in lower case, and what stands for them in a TOML file of ours."""
+_FOREIGN_VALUE = re.compile(rf"({'|'.join(_VALUES_IN_TOML)})\b", re.IGNORECASE)
+_PLACE_IN_REASON = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 
 class JsonFlaw(ValueError):
@@ -62,11 +68,11 @@ def parse_toml(data: bytes) -> dict[str, Any]:
 
 
 def _meant_value(text: str, reason: str) -> str:
-    """How TOML writes a value of Python or JSON on the line that the reason names; empty for others."""
-    if found := _LINE_IN_REASON.search(reason):
+    """How TOML writes a value of another language at the place that the reason names; empty for others."""
+    if found := _PLACE_IN_REASON.search(reason):
         line = text.split("\n")[int(found[1]) - 1]
-        if foreign := _FOREIGN_VALUE.search(line):
-            return f"; TOML has no {foreign[1]}: write {_VALUES_IN_TOML[foreign[1]]}"
+        if foreign := _FOREIGN_VALUE.match(line, int(found[2]) - 1):
+            return f"; TOML has no {foreign[1]}: write {_VALUES_IN_TOML[foreign[1].lower()]}"
     return ""
 
 

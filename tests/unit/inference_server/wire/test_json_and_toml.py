@@ -59,9 +59,20 @@ def test_toml_may_begin_with_the_mark_before_utf_8() -> None:
         (b"a = ", "Invalid value"),
         (b"a = 1\nb = null # off\n", 'column 5); TOML has no null: write "null"'),
         (b"a = [1, 2]\r\n[t]\r\nb = True\r\n", "column 5); TOML has no True: write true"),
+        (b"a = [1, NULL]\n", 'column 9); TOML has no NULL: write "null"'),
+        (b"a = { b = nil }\n", 'column 11); TOML has no nil: write "null"'),
     ],
 )
 def test_what_is_no_toml_is_said_in_one_line(data: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         parse_toml(data)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["a = x # b = null", 'a = "b = None" c', "a = nullable", 'a = "= null', "null = "]
+)
+def test_a_null_that_is_not_at_fault_is_not_named(line: str) -> None:
+    with pytest.raises(ValueError, match="at ") as caught:
+        parse_toml(line.encode())
+    assert "TOML has no" not in str(caught.value)
