@@ -41,8 +41,8 @@ OTHER_NAMES: Mapping[str, str] = {
     "ppo.max_grad_norm": "grad_clip",
     "ppo.num_epochs": "num_ppo_epochs ppo_epochs num_iterations",
     "ppo.questions_per_mini_batch": "ppo_mini_batch_size num_mini_batches steps_per_generation "
-    "per_device_train_batch_size gradient_accumulation_steps",
-    "ppo.token_budget": "ppo_micro_batch_size_per_gpu ppo_max_token_len_per_gpu",
+    "gradient_accumulation_steps",
+    "ppo.token_budget": "per_device_train_batch_size ppo_micro_batch_size_per_gpu ppo_max_token_len_per_gpu",
     "sft.batch_size": "per_device_train_batch_size gradient_accumulation_steps train_batch_size",
     "run.num_steps": "max_steps num_train_epochs total_epochs total_training_steps total_episodes",
     "sft.num_epochs": "num_train_epochs total_epochs",
@@ -60,6 +60,8 @@ _NOTES: Mapping[str, str] = {
     "arms": " (each arm has a temperature, a top_p and a system prompt of its own)",
     "samples_per_arm": " (a group is so many completions of each arm)",
     "questions_per_mini_batch": " (the questions of an optimizer step; ppo.token_budget bounds what is in memory)",
+    "token_budget": " (tokens in memory; the questions of an optimizer step are ppo.questions_per_mini_batch)",
+    "learning_rate_warmup_steps": " (a number of steps, not a share of them)",
 }
 """Remarks on what differs here, by the last part of our key."""
 
