@@ -1,6 +1,7 @@
 """What a collection has added to its file, in numbers."""
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from inference_server.wire.schemas import FinishReason
@@ -18,7 +19,8 @@ class Collected:
     num_tokens: int = 0
     num_correct: int = 0
     num_truncated: int = 0
-    reward_sum: float = 0.0
+    rewards: list[float] = field(default_factory=list)
+    """Those of the completions that have one."""
 
     def add(self, group: ScoredGroup) -> None:
         """Count one row."""
@@ -29,15 +31,17 @@ class Collected:
         self.num_truncated += sum(
             arm.finish_reason is FinishReason.LENGTH for arm in group.group.arms
         )
-        self.reward_sum += sum(group.rewards)
+        self.rewards += group.earned
 
     def line(self, output: Path) -> str:
         """The counts as one line for the terminal."""
         text = f"{self.num_before + self.num_questions} questions in {output}"
         if not self.num_completions:
             return text + ", none of them new"
+        reward = f"{statistics.fmean(self.rewards):+.3f}" if self.rewards else "none"
+        if num_missing := self.num_completions - len(self.rewards):
+            reward += f" ({num_missing} of {self.num_completions} completions have none)"
         return text + (
             f", {self.num_questions} of them new: correct {self.num_correct / self.num_completions:.1%}, "
-            f"reward {self.reward_sum / self.num_completions:+.3f}, "
-            f"truncated {self.num_truncated / self.num_completions:.1%}"
+            f"reward {reward}, truncated {self.num_truncated / self.num_completions:.1%}"
         )

@@ -36,6 +36,7 @@ from trainer.errors import (
     DataError,
     DiskFullError,
     NotFoundError,
+    RewardFunctionError,
     ServerUnreachableError,
     UsageError,
 )
@@ -171,9 +172,37 @@ async def test_rows_are_rewarded_by_functions_of_the_users(tmp_path: Path) -> No
     found = await run(FakeServer(), config(output, limit=3, reward=reward))
     rewards = [[arm["reward"] for arm in row["arm_outputs"]] for row in rows_of(output)]
     assert rewards == [[1.0, 0.0]] * 3
-    assert (found.reward_sum, found.num_correct) == (3.0, 0)
+    assert (sum(found.rewards), found.num_correct) == (3.0, 0)
+    assert "reward +0.500, truncated" in found.line(output)
     with pytest.raises(UsageError, match=r"reward\.functions was "):
         await run(FakeServer(), config(output, limit=4))
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("1.0 if a == 'wolfram_0' else None", "reward +1.000 (3 of 6 completions have none), "),
+        ("None", "reward none (6 of 6 completions have none), "),
+    ],
+)
+async def test_completions_without_a_reward_are_counted_and_in_no_mean(
+    returned: str, said: str, tmp_path: Path
+) -> None:
+    function, output = tmp_path / "mine.py", tmp_path / "rows.jsonl"
+    function.write_text(f"def reward(arm, **columns):\n    return [{returned} for a in arm]\n")
+    reward = {"functions": [f"{function}:reward"]}
+    found = await run(FakeServer(), config(output, limit=3, reward=reward))
+    assert said in found.line(output)
+
+
+async def test_a_function_that_needs_a_column_that_the_data_lacks_is_refused_before_a_question_is_asked(
+    tmp_path: Path,
+) -> None:
+    function, output, server = tmp_path / "mine.py", tmp_path / "rows.jsonl", FakeServer()
+    function.write_text("def reward(level, **columns):\n    return level\n")
+    with pytest.raises(RewardFunctionError, match="needs level, which it is not passed"):
+        await run(server, config(output, limit=3, reward={"functions": [f"{function}:reward"]}))
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(("has_template", "expected"), [(True, "chat"), (False, "plain")])
