@@ -63,10 +63,9 @@ def foreign_warning(mismatch: float) -> str | None:
     """A warning if the file was sampled by another policy than the one that training starts from; else None.
 
     Args:
-        mismatch: Mean |starting policy - file| logprob in the first step, in nats per token; NaN if the step had no
-            samples.
+        mismatch: Mean |starting policy - file| logprob in the first step that has samples, in nats per token.
     """
-    if not mismatch > _FOREIGN_NATS:
+    if mismatch <= _FOREIGN_NATS:
         return None
     return (
         f"warning: the file's logprobs differ from those of the policy that training starts from by "

@@ -166,6 +166,7 @@ class _OfflineTraining:
         self._score = functions.score
         self._learner = learner
         self._output = output
+        self._has_learned = progress.step > 0
         self._questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
         # The starting adapter, also after a resume: the reference is a frozen copy of it.
         self._start = learner.roles.adapter_state(Role.REFERENCE)
@@ -189,8 +190,10 @@ class _OfflineTraining:
         clock.lap("update")
         self._questions.done(batch, {})
         self.progress = TrainProgress(step=step, questions=self._questions.state)
-        if step == 1 and (warning := foreign_warning(ppo.logprob_mismatch)):
-            self._output.say(warning)
+        if not self._has_learned and any(samples):
+            self._has_learned = True
+            if warning := foreign_warning(ppo.logprob_mismatch):
+                self._output.say(warning)
         metrics: Metrics = {
             **group_metrics(groups, groups),
             "ppo/learning_rate": self._learner.learning_rate(step),

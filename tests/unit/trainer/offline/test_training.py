@@ -384,6 +384,36 @@ def test_a_file_of_another_policy_is_said_to_be_one(
     assert "by 0.3 nats a token: another policy sampled it" in capsys.readouterr().out
 
 
+def test_a_file_of_another_policy_is_said_to_be_one_after_a_step_without_any_reward(
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    function, folder = tmp_path / "mine.py", tmp_path / "run"
+    function.write_text(
+        "def reward(completions, **columns):\n"
+        "    with open(__file__ + '.calls', 'a+') as file:\n        file.write('x')\n"
+        "        has_none = file.tell() <= 3\n"
+        "    return [None if has_none else float(i) for i in range(len(completions))]\n"
+    )
+    others = json.loads(json.dumps(rows))
+    for row in others:
+        for arm in row["arm_outputs"]:
+            arm["sampler_logprobs"] = [logprob - 0.3 for logprob in arm["sampler_logprobs"]]
+    asked = config(
+        policy,
+        write(tmp_path / "rows.jsonl", others),
+        folder,
+        reward={"functions": [f"{function}:reward"]},
+        offline={"num_epochs": 1},
+    )
+    train_offline(asked)
+    said = capsys.readouterr().out
+    assert said.count("no completion has a reward, so nothing was learned") == 1
+    assert said.count("by 0.3 nats a token: another policy sampled it") == 1
+
+
 def test_rows_of_another_dtype_or_too_long_are_said_to_be_so(
     policy: PolicyConfig,
     rows: list[dict[str, Any]],
