@@ -187,11 +187,11 @@ def update_metrics(
 def metrics_without_samples(*, kl_coef: float) -> UpdateMetrics:
     """Diagnostics of a step that had no samples to learn from; ``kl_coef`` is the KL coefficient."""
     return UpdateMetrics(
-        policy_loss=0.0,
-        approx_kl=0.0,
-        approx_kl_max=0.0,
-        clip_fraction=0.0,
-        dual_clip_fraction=0.0,
+        policy_loss=math.nan,
+        approx_kl=math.nan,
+        approx_kl_max=math.nan,
+        clip_fraction=math.nan,
+        dual_clip_fraction=math.nan,
         entropy=math.nan,
         reference_kl=math.nan,
         kl_coef=kl_coef,
@@ -203,7 +203,7 @@ def metrics_without_samples(*, kl_coef: float) -> UpdateMetrics:
         logprob_mismatch=math.nan,
         logprob_mismatch_max=math.nan,
         logprob_lag=math.nan,
-        policy_grad_norm=0.0,
+        policy_grad_norm=math.nan,
         num_optimizer_steps=0,
         skipped_updates=math.nan,
         stopped_early=False,

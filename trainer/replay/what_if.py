@@ -29,6 +29,7 @@ from trainer.run_state.journal_entries import JournaledStep
 from trainer.run_state.recompute import recompute
 
 _SHOWN = {
+    "reward": "reward",
     "ppo/policy_loss": "loss",
     "ppo/reference_kl": "kl",
     "ppo/approx_kl": "approx_kl",
@@ -73,10 +74,10 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
     with RewardFunctions(config.reward) if rescore else nullcontext() as functions:
         changed = _replayed(replay, config, changed_keys, functions, say)
     _compare_policies(replay, say)
-    ess = changed[-1].get("ppo/effective_sample_size", math.nan)
-    if ess < _MIN_SAMPLE_SIZE:
+    sizes = [size for row in changed if not math.isnan(size := row["ppo/effective_sample_size"])]
+    if sizes and sizes[-1] < _MIN_SAMPLE_SIZE:
         say(
-            f"warning: the effective sample size is down to {ess:.0%} of the tokens: these rollouts are "
+            f"warning: the effective sample size is down to {sizes[-1]:.0%} of the tokens: these rollouts are "
             "little evidence of what the changed policy would have sampled"
         )
 
@@ -113,7 +114,7 @@ def _replayed(
         recorded.append({**replay.rows.get(step, {}), "reward": recorded_reward})
         changed.append({**done.metrics, "reward": changed_reward})
         say(f"step {step:>4} {_compared(recorded[-1], changed[-1])}")
-    say(f"mean of {len(changed)} {_compared(_means(recorded), _means(changed))}")
+    say(f"mean of {len(changed)} {_compared(*_means(recorded, changed))}")
     return changed
 
 
@@ -153,29 +154,38 @@ class Rewards:
         return scored.samples
 
     def take_means(self) -> tuple[float, float]:
-        """Mean rewards of the step, recorded and changed; starts the next step."""
-        means = statistics.fmean(self._recorded or [0.0]), statistics.fmean(self._changed or [0.0])
+        """Mean rewards of the step, recorded and changed, NaN without any reward; starts the next step."""
+        recorded, changed = self._recorded, self._changed
         self._recorded, self._changed = [], []
-        return means
+        return statistics.fmean(recorded or [math.nan]), statistics.fmean(changed or [math.nan])
 
 
 def _compared(recorded: Mapping[str, float], found: Mapping[str, float]) -> str:
-    names = {"reward": "reward", **_SHOWN}
+    def text(value: float) -> str:
+        return "none" if math.isnan(value) else f"{value:.4g}"
+
     return " ".join(
-        f"{shown} {found[name]:.4g} ({recorded.get(name, math.nan):.4g})"
-        for name, shown in names.items()
+        f"{shown} {text(found[name])} ({text(recorded.get(name, math.nan))})"
+        for name, shown in _SHOWN.items()
         if name in found
     )
 
 
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the steps that have it; in a step without any reward, some are NaN or missing."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if not math.isnan(value):
-                found.setdefault(name, []).append(value)
-    return {name: statistics.fmean(values) for name, values in found.items()}
+def _means(
+    recorded: Sequence[Mapping[str, float]], changed: Sequence[Mapping[str, float]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The means of each metric over the steps in which both have it; a step without any reward lacks some."""
+    means: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    for name in _SHOWN:
+        pairs = [
+            (one.get(name, math.nan), other.get(name, math.nan))
+            for one, other in zip(recorded, changed, strict=True)
+        ]
+        pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
+        if pairs:
+            ours, theirs = zip(*pairs, strict=True)
+            means[0][name], means[1][name] = statistics.fmean(ours), statistics.fmean(theirs)
+    return means
 
 
 def _distance(one: AdapterState, other: AdapterState) -> float:

@@ -1,6 +1,7 @@
 """Runs rewarded by a user's function: trained, replayed, and stopped when the function fails."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -168,13 +169,43 @@ def test_a_step_without_any_reward_teaches_nothing_and_the_run_goes_on(
     rows = read_metrics(folder)
     assert [row["rollout/num_trained_samples"] for row in rows] == [6, 0, 6]
     assert ["reward/mean" in row for row in rows] == [True, False, True]
+    assert [row["ppo/policy_frozen"] for row in rows] == [0, 1, 0]
+    coefs = [row["ppo/kl_coef"] for row in rows]
+    assert coefs[0] != coefs[1] == coefs[2]
+    for name in ("policy_loss", "approx_kl", "clip_fraction", "policy_grad_norm"):
+        assert [f"ppo/{name}" in row for row in rows] == [True, False, True]
     # Each version is proven, that of the step without rewards by a probe.
     assert [row["sync/version"] for row in rows] == [0, 1, 2]
     is_same, said = replayed(folder)
     assert is_same, said
     said = []
     what_if(folder, ["ppo.clip_low=0.1"], from_step=0, say=said.append)
-    assert not any("nan" in line for line in said if line.startswith("mean of"))
+    steps = [line for line in said if line.startswith("step ")]
+    assert [" reward none (none) " in line for line in steps] == [False, True, False]
+    assert steps[1].endswith(
+        " grad none (none) weight none (none) ess none (none) mismatch none (none)"
+    )
+    (mean,) = [line for line in said if line.startswith("mean of")]
+    assert mean.startswith("mean of 3 reward 1 (1) ")
+    assert "none" not in mean
+    losses = [re.findall(r"loss (\S+) \((\S+)\)", line) for line in (steps[0], steps[2], mean)]
+    for first_loss, third_loss, mean_loss in zip(*(values[0] for values in losses), strict=True):
+        assert float(mean_loss) == pytest.approx(
+            (float(first_loss) + float(third_loss)) / 2, rel=1e-2, abs=1e-6
+        )
+
+
+def test_what_if_warns_of_a_small_sample_although_the_last_step_has_no_reward(
+    config: TrainConfig, server: MemoryServer, function: Path
+) -> None:
+    function.write_text(without_rewards_in_calls(5, 6))
+    config = with_function_alone(config, function)
+    ppo = config.ppo.model_copy(update={"advantage": "grpo", "critic_warmup_steps": 0})
+    config = config.model_copy(update={"ppo": ppo})
+    train(config, server)
+    said: list[str] = []
+    what_if(config.run.folder, ["ppo.learning_rate=0.3"], from_step=0, say=said.append)
+    assert said[-1].startswith("warning: the effective sample size is down to ")
 
 
 def test_a_run_resumes_in_and_after_a_step_without_any_reward(
