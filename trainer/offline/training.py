@@ -167,6 +167,7 @@ class _OfflineTraining:
         self._learner = learner
         self._output = output
         self._has_learned = progress.step > 0
+        """Whether a step had samples; the first one that has some shows whether the file is another policy's."""
         self._questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
         # The starting adapter, also after a resume: the reference is a frozen copy of it.
         self._start = learner.roles.adapter_state(Role.REFERENCE)

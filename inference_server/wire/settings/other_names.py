@@ -48,6 +48,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "sft.num_epochs": "num_train_epochs total_epochs",
     "run.folder": "output_dir default_local_dir",
     "output": "output_dir default_local_dir",
+    "to": "output output_dir",
     "run.checkpoint_every": "save_steps save_freq",
     "sft.checkpoint_every": "save_steps save_freq",
     "run.num_checkpoints": "save_total_limit",

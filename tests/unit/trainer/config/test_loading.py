@@ -623,6 +623,11 @@ def test_every_variable_that_does_not_parse_is_named(
         (["--output_dir", "x"], ["did you mean --run.folder?"]),
         (["--rollout.temperature", "1"], ["did you mean --rollout.arms (each arm has a"]),
         (["--gradient_accumulation_steps=4"], ["ppo.questions_per_mini_batch (the questions of"]),
+        (
+            ["--per_device_train_batch_size=4"],
+            ["did you mean --ppo.token_budget (tokens in memory;"],
+        ),
+        (["--warmup_ratio=0.1"], ["--ppo.learning_rate_warmup_steps (a number of steps, not a"]),
         (["--ppo.scale_rewards", "none"], ["did you mean --ppo.advantage?"]),
         (["--sft.num-examples=9"], ["--sft.num-examples: a setting of other commands"]),
         (["--ppo.learning_rate", "fast"], ["ppo.learning_rate", "fast"]),
