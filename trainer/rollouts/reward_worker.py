@@ -195,8 +195,12 @@ def main() -> None:
     sys.stdout = sys.stderr = io.TextIOWrapper(_Output(2, "w", closefd=False), write_through=True)
 
     def answer(content: object) -> None:
-        answers.write(json.dumps(content).encode() + b"\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(content).encode() + b"\n")
+            answers.flush()
+        except BrokenPipeError:
+            # The trainer was killed. At a normal end, Python would write the answer once more.
+            os._exit(1)
 
     modules: dict[Path, ModuleType] = {}
     called, about = [], dict[str, object]()

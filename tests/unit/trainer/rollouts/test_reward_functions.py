@@ -4,6 +4,7 @@ import json
 import os
 import py_compile
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -537,6 +538,25 @@ def test_an_object_whose_attributes_raise_is_called_with_everything(tmp_path: Pa
     config = RewardSettings(functions=(f"{path}:reward",))
     with RewardFunctions(config) as opened:
         assert opened.score(RECORD, GROUP, config).rewards == (1, 2, 3)
+
+
+def test_a_process_whose_trainer_was_killed_ends_without_a_traceback(
+    function: Callable[..., str],
+) -> None:
+    name = function("return [1]")
+    command = [sys.executable, "-m", "trainer.rollouts.reward_worker", "60", "2", name]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(json.dumps([0, {"completions": ["a"]}]).encode() + b"\n")
+        process.stdin.flush()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, b"")
 
 
 def test_what_a_decorator_passes_need_not_be_a_column(tmp_path: Path) -> None:
