@@ -31,7 +31,14 @@ case ${INSTALL:-development} in
   development)
     # Prints a line for each thing that the machine lacks, before minutes are spent.
     "$PYTHON" inference_server/wire/hardware/prerequisites.py "$EXTRA"
-    [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+    if [ -x .venv/bin/python ]; then
+      version='import sys; print("%d.%d" % sys.version_info[:2])'
+      has=$(.venv/bin/python -c "$version")
+      asked=$("$PYTHON" -c "$version")
+      [ "$has" = "$asked" ] || echo "install: .venv keeps its Python $has; for Python $asked, remove .venv first"
+    else
+      "$PYTHON" -m venv .venv
+    fi
     PYTHON=.venv/bin/python
     set -- --python "$PYTHON" --editable ".[$EXTRA,dev]"
     echo "install: $EXTRA build into .venv (about two minutes the first time)" ;;

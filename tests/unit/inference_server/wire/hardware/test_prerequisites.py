@@ -102,6 +102,25 @@ def test_an_installation_that_cannot_succeed_installs_nothing(
     assert not (clone / ".venv").exists()
 
 
+def test_an_environment_of_another_python_is_kept_and_said_to_be_one(clone: Path) -> None:
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\n[ $1 = -c ] && echo 3.9\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(clone / "scripts/install.sh")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable, "EXTRA": "cpu"},
+    )
+    # The environment has no pip, so that nothing is installed.
+    assert done.returncode == 1
+    asked = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert done.stdout.splitlines()[0] == (
+        f"install: .venv keeps its Python 3.9; for Python {asked}, remove .venv first"
+    )
+
+
 def test_git_and_make_do_not_stop_an_installation(tmp_path: Path) -> None:
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").touch()
