@@ -18,6 +18,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence, Set
+from numbers import Number
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -29,8 +30,8 @@ _OF_MESSAGES = (
     "AttributeError: 'str' object has no attribute 'get'",
 )
 """How the errors begin of a function that takes completions for lists of messages."""
-_NO_SEQUENCES = (str, bytes, bytearray, Mapping, Set)
-"""Types that can be iterated but do not hold one reward for each completion in order."""
+_NO_SEQUENCES = (str, bytes, bytearray, Mapping, Set, Number)
+"""Types that do not hold one reward for each completion in order."""
 
 
 class _Output(io.FileIO):
@@ -157,7 +158,7 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
         )
     if isinstance(returned, _NO_SEQUENCES):
         raise TypeError(
-            f"returned a {type(returned).__name__}: expected a list of a number or None for each completion"
+            f"returned a value of type {type(returned).__name__}: expected a list of a number or None for each completion"
         )
     rewards = [None if reward is None else float(reward) for reward in returned]
     if len(rewards) != num_completions:
@@ -169,7 +170,10 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
 
 
 def _failure(error: BaseException) -> dict[str, str]:
-    lines = traceback.format_exception(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    # What this module finds wrong has no traceback that would help.
+    is_found_here = bool(frames) and frames[-1].filename == __file__
+    lines = [] if is_found_here else traceback.format_exception(error)
     try:
         said = str(error)
     except BaseException:  # The user's code makes this text, and may fail at it.

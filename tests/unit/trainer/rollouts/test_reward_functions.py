@@ -255,7 +255,7 @@ COUNT = "open(__file__ + '.calls', 'a').write('x'); "
     ("body", "said", "noted"),
     [
         ("raise ValueError('no\\n judge')", "ValueError: no judge", "ValueError: no"),
-        ("pass", "returned None; it must return a list with a number or None for", ""),
+        ("pass", "returned None; it must return a list with a number or None for", None),
         (
             "return [float(c[0]['content']) for c in completions]",
             'Completions are texts here: use c instead of c[0]["content"])',
@@ -266,12 +266,12 @@ COUNT = "open(__file__ + '.calls', 'a').write('x'); "
             "(a function for lists of messages? Completions are texts here",
             "in reward",
         ),
-        ("return [1, 2]", "returned 2 rewards for 3 completions", ""),
-        ("return [1, 2, float('nan')]", "returned nan for completion 2", ""),
-        ("return 3", "'int' object is not iterable", ""),
-        ("return dict.fromkeys(range(3))", "returned a dict: expected a list", ""),
-        ("return '123'", "returned a str: expected a list", ""),
-        ("return {1, 2, 3}", "returned a set: expected a list", ""),
+        ("return [1, 2]", "returned 2 rewards for 3 completions", None),
+        ("return [1, 2, float('nan')]", "returned nan for completion 2", None),
+        ("return 3", "returned a value of type int: expected a list", None),
+        ("return dict.fromkeys(range(3))", "returned a value of type dict: expected a list", None),
+        ("return '123'", "returned a value of type str: expected a list", None),
+        ("return {1, 2, 3}", "returned a value of type set: expected a list", None),
         ("exit()", "SystemExit", "in reward"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt", "in reward"),
         ("raise GeneratorExit", "GeneratorExit", "in reward"),
@@ -467,6 +467,8 @@ def test_what_cannot_be_loaded_is_an_error_before_the_run_begins(
         scored(name.format(folder=tmp_path))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    # Only what the user's code raises has a traceback to show.
+    assert hasattr(caught.value, "__notes__") == ("raises.py" in name)
 
 
 @pytest.mark.parametrize(
