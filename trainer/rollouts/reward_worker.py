@@ -160,13 +160,28 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
         raise TypeError(
             f"returned a value of type {type(returned).__name__}: expected a list of a number or None for each completion"
         )
-    rewards = [None if reward is None else float(reward) for reward in returned]
+    rewards = [_reward(given, index) for index, given in enumerate(returned)]
     if len(rewards) != num_completions:
         raise ValueError(f"returned {len(rewards)} rewards for {num_completions} completions")
-    for index, reward in enumerate(rewards):
-        if reward is not None and not math.isfinite(reward):
-            raise ValueError(f"returned {reward} for completion {index}: expected a number or None")
     return rewards
+
+
+def _reward(given: Any, index: int) -> float | None:
+    """What a function returned for the completion with this index, as a number.
+
+    Raises:
+        ValueError: It is not a finite number, and not None.
+    """
+    if given is None:
+        return None
+    try:
+        reward = float(given)
+    except Exception:
+        kind = type(given).__name__
+        raise ValueError(f"returned a {kind} for completion {index}: expected a number") from None
+    if not math.isfinite(reward):
+        raise ValueError(f"returned {reward} for completion {index}: expected a number or None")
+    return reward
 
 
 def _failure(error: BaseException) -> dict[str, str]:

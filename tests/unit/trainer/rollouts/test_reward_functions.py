@@ -268,6 +268,8 @@ COUNT = "open(__file__ + '.calls', 'a').write('x'); "
         ),
         ("return [1, 2]", "returned 2 rewards for 3 completions", None),
         ("return [1, 2, float('nan')]", "returned nan for completion 2", None),
+        ("return [1, 'b', 3]", "returned a str for completion 1: expected a number", None),
+        ("return [[1], [2], [3]]", "returned a list for completion 0: expected a number", None),
         ("return 3", "returned a value of type int: expected a list", None),
         ("return dict.fromkeys(range(3))", "returned a value of type dict: expected a list", None),
         ("return '123'", "returned a value of type str: expected a list", None),
