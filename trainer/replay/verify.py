@@ -108,10 +108,12 @@ def _differences(replay: Replay, say: Say) -> Iterator[str]:
 def _line(done: RecomputedStep) -> str:
     ppo = done.ppo
     adapters = [f"{adapter_name(a.version)} {sha256[:_DIGITS]}" for a, sha256 in done.adapters]
-    return (
-        f"step {done.entry.step:>4} loss {ppo.policy_loss:+.5f} kl {ppo.reference_kl:.4f} "
-        f"grad {ppo.policy_grad_norm:.4f} {' '.join(adapters) or 'not published'}"
+    learned = (
+        "no completion has a reward"
+        if math.isnan(ppo.policy_loss)
+        else f"loss {ppo.policy_loss:+.5f} kl {ppo.reference_kl:.4f} grad {ppo.policy_grad_norm:.4f}"
     )
+    return f"step {done.entry.step:>4} {learned} {' '.join(adapters) or 'not published'}"
 
 
 def _of_metrics(replay: Replay, done: RecomputedStep) -> Iterator[str]:

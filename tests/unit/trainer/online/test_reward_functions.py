@@ -178,6 +178,10 @@ def test_a_step_without_any_reward_teaches_nothing_and_the_run_goes_on(
     assert [row["sync/version"] for row in rows] == [0, 1, 2]
     is_same, said = replayed(folder)
     assert is_same, said
+    assert [line.split(" policy-")[0] for line in said if "has a reward" in line] == [
+        "step    2 no completion has a reward"
+    ]
+    assert not any("nan" in line for line in said)
     said = []
     what_if(folder, ["ppo.clip_low=0.1"], from_step=0, say=said.append)
     steps = [line for line in said if line.startswith("step ")]
