@@ -134,6 +134,19 @@ def test_a_run_does_not_begin_with_a_function_that_needs_a_column_that_the_data_
     assert not checkpoint_folders(config.run.folder)
 
 
+def test_a_question_that_is_too_long_to_be_asked_needs_no_column(
+    config: TrainConfig, server: MemoryServer, function: Path
+) -> None:
+    rows = [{"question": f"What is {i}?", "answer": "#### 1", "level": 3} for i in range(7)]
+    too_long = {"question": "What is 1?" * 999, "answer": "#### 1"}
+    source = Path(config.data.source)
+    source.write_text("".join(json.dumps(row) + "\n" for row in (too_long, *rows)))
+    function.write_text("def reward(completions, level, **columns):\n    return level\n")
+    run = config.run.model_copy(update={"num_steps": 1})
+    train(with_function_alone(config.model_copy(update={"run": run}), function), server)
+    assert [row["reward/mean"] for row in read_metrics(run.folder)] == [3]
+
+
 def without_rewards_in_calls(*calls: int) -> str:
     """The source of a function that has no rewards in some of its calls, counted from 1; a step makes two."""
     return (
