@@ -19,7 +19,7 @@ _VALUES_IN_TOML = {
     "false": "false",
 }
 """Values of other languages in lower case, and what stands for them in a TOML file of ours."""
-_FOREIGN_VALUE = re.compile(rf"({'|'.join(_VALUES_IN_TOML)})\b", re.IGNORECASE)
+_FOREIGN_VALUE = re.compile(rf"({'|'.join(_VALUES_IN_TOML)})\s*(?:[,\]}}#]|$)", re.IGNORECASE)
 _PLACE_IN_REASON = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 
@@ -71,8 +71,9 @@ def _meant_value(text: str, reason: str) -> str:
     """How TOML writes a value of another language at the place that the reason names; empty for others."""
     if found := _PLACE_IN_REASON.search(reason):
         line = text.split("\n")[int(found[1]) - 1]
-        if foreign := _FOREIGN_VALUE.match(line, int(found[2]) - 1):
-            return f"; TOML has no {foreign[1]}: write {_VALUES_IN_TOML[foreign[1].lower()]}"
+        foreign = _FOREIGN_VALUE.match(line, int(found[2]) - 1)
+        if foreign and (ours := _VALUES_IN_TOML[foreign[1].lower()]) != foreign[1]:
+            return f"; TOML has no {foreign[1]}: write {ours}"
     return ""
 
 

@@ -70,7 +70,18 @@ def test_what_is_no_toml_is_said_in_one_line(data: bytes, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["a = x # b = null", 'a = "b = None" c', "a = nullable", 'a = "= null', "null = "]
+    "line",
+    [
+        "a = x # b = null",
+        'a = "b = None" c',
+        "a = nullable",
+        'a = "= null',
+        "null = ",
+        "a = [true false]",
+        "a = none-of-these",
+        "a = True story",
+        "a = [1, 2\nnull = 3",
+    ],
 )
 def test_a_null_that_is_not_at_fault_is_not_named(line: str) -> None:
     with pytest.raises(ValueError, match="at ") as caught:
