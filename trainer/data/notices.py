@@ -11,12 +11,11 @@ from trainer.data.word_problems import Split
 _SHOWN_CHARS = 60
 _FIRST_CHOICE, _SECOND_CHOICE = (
     re.compile(
-        rf"(?<![^\W_]){letter}(?![^\W_])|(?<![^\W_]){letter.lower()}[*_ ]*[).:\]]|^{letter.lower()}\b",
-        re.MULTILINE,
+        rf"(?<![^\W_]){letter}[*_ ]*[).:\]>、]|^[^\w\n]*{letter}\b", re.IGNORECASE | re.MULTILINE
     )
     for letter in "AB"
 )
-"""The letters of choices: a capital by itself, or ``a)``, ``(a)``, ``a.``, ``a:``, or ``a`` at the beginning of a line."""
+"""The letters of choices: ``A)``, ``(A)``, ``A.``, ``A:``, ``<A>``, ``**A**:``, or at the beginning of a line."""
 
 
 def load_with_notices(

@@ -101,7 +101,7 @@ def fitting_questions(
     asked = fitting(loaded.training, config.policy.base_model, config.rollout, status, lines.append)
     per_step = config.rollout.questions_per_step
     # The rest of a step are counterfactuals.
-    if len(asked) < per_step - math.ceil(per_step * config.data.counterfactual):
+    if len(asked) < per_step - math.floor(per_step * config.data.counterfactual):
         lines.append(
             f"warning: {config.data.source} has {len(asked)} questions to ask, fewer than rollout.questions_per_step = "
             f"{per_step}: a step asks a question more than once"
