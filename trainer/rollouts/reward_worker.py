@@ -176,19 +176,20 @@ def _reward(given: Any, index: int) -> float | None:
         return None
     try:
         reward = float(given)
-    except Exception:
-        kind = type(given).__name__
-        raise ValueError(f"returned a {kind} for completion {index}: expected a number") from None
+    except (TypeError, ValueError):
+        what = f"a value of type {type(given).__name__}"
+        raise ValueError(
+            f"returned {what} for completion {index}: expected a number or None"
+        ) from None
     if not math.isfinite(reward):
         raise ValueError(f"returned {reward} for completion {index}: expected a number or None")
     return reward
 
 
 def _failure(error: BaseException) -> dict[str, str]:
-    frames = traceback.extract_tb(error.__traceback__)
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
     # What this module finds wrong has no traceback that would help.
-    is_found_here = bool(frames) and frames[-1].filename == __file__
-    lines = [] if is_found_here else traceback.format_exception(error)
+    lines = [] if innermost.filename == __file__ else traceback.format_exception(error)
     try:
         said = str(error)
     except BaseException:  # The user's code makes this text, and may fail at it.
