@@ -114,7 +114,7 @@ def _replayed(
         recorded.append({**replay.rows.get(step, {}), "reward": recorded_reward})
         changed.append({**done.metrics, "reward": changed_reward})
         say(f"step {step:>4} {_compared(recorded[-1], changed[-1])}")
-    say(f"mean of {len(changed)} {_compared(*_means(recorded, changed))}")
+    say(_mean_line(recorded, changed))
     return changed
 
 
@@ -171,21 +171,28 @@ def _compared(recorded: Mapping[str, float], found: Mapping[str, float]) -> str:
     )
 
 
-def _means(
+def _mean_line(
     recorded: Sequence[Mapping[str, float]], changed: Sequence[Mapping[str, float]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The means of each metric over the steps in which both have it; a step without any reward lacks some."""
-    means: tuple[dict[str, float], dict[str, float]] = ({}, {})
-    for name in _SHOWN:
-        pairs = [
-            (one.get(name, math.nan), other.get(name, math.nan))
-            for one, other in zip(recorded, changed, strict=True)
-        ]
-        pairs = [pair for pair in pairs if not any(map(math.isnan, pair))]
-        if pairs:
-            ours, theirs = zip(*pairs, strict=True)
-            means[0][name], means[1][name] = statistics.fmean(ours), statistics.fmean(theirs)
-    return means
+) -> str:
+    """The means over the steps with a reward in both, or, if none was recorded, over those with a changed one."""
+    rows = [row for row in zip(recorded, changed, strict=True) if not math.isnan(row[1]["reward"])]
+    both = [row for row in rows if not math.isnan(row[0]["reward"])]
+    rows = both or rows
+    if not rows:
+        return "no step has a reward"
+    number = f"{len(rows)}" if len(rows) == len(changed) else f"{len(rows)} of {len(changed)}"
+    means = (_means([row[side] for row in rows]) for side in (0, 1))
+    return f"mean of {number} {_compared(*means)}"
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the steps that have it."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if not math.isnan(value):
+                found.setdefault(name, []).append(value)
+    return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 def _distance(one: AdapterState, other: AdapterState) -> float:

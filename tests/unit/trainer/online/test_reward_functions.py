@@ -203,7 +203,7 @@ def test_a_step_without_any_reward_teaches_nothing_and_the_run_goes_on(
         " grad none (none) weight none (none) ess none (none) mismatch none (none)"
     )
     (mean,) = [line for line in said if line.startswith("mean of")]
-    assert mean.startswith("mean of 3 reward 1 (1) ")
+    assert mean.startswith("mean of 2 of 3 reward 1 (1) ")
     assert "none" not in mean
     losses = [re.findall(r"loss (\S+) \((\S+)\)", line) for line in (steps[0], steps[2], mean)]
     for first_loss, third_loss, mean_loss in zip(*(values[0] for values in losses), strict=True):
