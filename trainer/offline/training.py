@@ -23,7 +23,7 @@ from trainer.doctor.memory import plan_in_message
 from trainer.errors import BETWEEN_STEPS, UsageError
 from trainer.io.adapter_settings import base_advice
 from trainer.io.base_record import keep_base
-from trainer.io.metrics_file import Metrics
+from trainer.io.metrics_file import Metrics, read_metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER, checkpoint_folders, step_of
 from trainer.model.batches.sample import Sample
 from trainer.model.device import compute_device, halved_if_out_of_memory
@@ -166,7 +166,7 @@ class _OfflineTraining:
         self._score = functions.score
         self._learner = learner
         self._output = output
-        self._has_learned = progress.step > 0
+        self._has_learned = any("ppo/policy_loss" in row for row in read_metrics(run.folder))
         """Whether a step had samples; the first one that has some shows whether the file is another policy's."""
         self._questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
         # The starting adapter, also after a resume: the reference is a frozen copy of it.

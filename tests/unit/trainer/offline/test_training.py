@@ -384,7 +384,9 @@ def test_a_file_of_another_policy_is_said_to_be_one(
     assert "by 0.3 nats a token: another policy sampled it" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
 def test_a_file_of_another_policy_is_said_to_be_one_after_a_step_without_any_reward(
+    is_resumed: bool,
     policy: PolicyConfig,
     rows: list[dict[str, Any]],
     tmp_path: Path,
@@ -408,6 +410,15 @@ def test_a_file_of_another_policy_is_said_to_be_one_after_a_step_without_any_rew
         reward={"functions": [f"{function}:reward"]},
         offline={"num_epochs": 1},
     )
+    if is_resumed:
+        rewards = function.read_text()
+        function.write_text(
+            rewards.replace("None if has_none else", "None if has_none else 1 / 0 +")
+        )
+        with pytest.raises(RewardFunctionError):
+            train_offline(asked)
+        assert [row["step"] for row in metrics(folder)] == [1]
+        function.write_text(rewards)
     train_offline(asked)
     said = capsys.readouterr().out
     assert said.count("no completion has a reward, so nothing was learned") == 1
