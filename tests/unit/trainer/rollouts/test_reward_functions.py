@@ -563,7 +563,7 @@ def test_a_process_whose_trainer_was_killed_ends_without_a_traceback(
         process.stdout.readline()
         process.stdout.close()
         process.stdin.write(json.dumps([0, {"completions": ["a"]}]).encode() + b"\n")
-        process.stdin.flush()
+        process.stdin.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (1, b"")
 
